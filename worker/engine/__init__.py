@@ -1,0 +1,1 @@
+"""The single-host engine: containers, images, networks, volumes. Knows nothing of swarm."""
