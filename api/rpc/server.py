@@ -38,15 +38,29 @@ Handler = Callable[[Any, Peer], Awaitable[Any] | AsyncIterator[Any]]
 first argument is an async iterator of requests."""
 
 
-def peer_of(context: grpc.aio.ServicerContext) -> Peer:
-    """The caller's identity. Raises Unauthorized when there is no client certificate."""
+Verify = Callable[[x509.Certificate], None]
+"""Whether the authority that signed a caller's certificate may vouch for what it says. The handshake proves only that
+*one* of the trusted authorities signed it; holders of a join token command such an authority, so without this check
+they could name themselves managers. Raises Unauthorized or Forbidden."""
+
+
+def chain_only(certificate: x509.Certificate) -> None:
+    """A `Verify` that adds nothing to the handshake: right only where the server trusts one authority, the root."""
+
+
+def peer_of(context: grpc.aio.ServicerContext, verify: Verify) -> Peer:
+    """The caller's identity, believed only after `verify`. Raises Unauthorized when there is no client certificate."""
     pem = (context.auth_context().get("x509_pem_cert") or [b""])[0]
     if not pem:
         raise errors.Unauthorized("a client certificate is required")
-    subject = x509.load_pem_x509_certificate(pem).subject
+    certificate = x509.load_pem_x509_certificate(pem)
+    verify(certificate)
+    subject = certificate.subject
 
     def part(oid: x509.ObjectIdentifier) -> str:
         values = subject.get_attributes_for_oid(oid)
+        if len(values) > 1:
+            raise errors.Unauthorized("the certificate names its holder twice")
         return str(values[0].value) if values else ""
 
     return Peer(
@@ -57,9 +71,17 @@ def peer_of(context: grpc.aio.ServicerContext) -> Peer:
     )
 
 
-def service(handlers: Mapping[Method[Any, Any], tuple[frozenset[str], Handler]]) -> grpc.GenericRpcHandler:
-    """A gRPC handler for a set of methods, each with the roles (certificate OU) that may call it."""
-    return _Service({method.path: _bind(method, roles, handler) for method, (roles, handler) in handlers.items()})
+def service(
+    handlers: Mapping[Method[Any, Any], tuple[frozenset[str], Handler]], *, verify: Verify
+) -> grpc.GenericRpcHandler:
+    """A gRPC handler for a set of methods, each with the roles (certificate OU) that may call it.
+
+    Args:
+        verify: on a manager's port always `ca.tls.ServerTls.verify`.
+    """
+    return _Service(
+        {method.path: _bind(method, roles, handler, verify) for method, (roles, handler) in handlers.items()}
+    )
 
 
 class _Service(grpc.GenericRpcHandler):  # type: ignore[misc]
@@ -70,12 +92,12 @@ class _Service(grpc.GenericRpcHandler):  # type: ignore[misc]
         return self._methods.get(details.method)
 
 
-def _bind(method: Method[Any, Any], roles: frozenset[str], handler: Handler) -> grpc.RpcMethodHandler:
+def _bind(method: Method[Any, Any], roles: frozenset[str], handler: Handler, verify: Verify) -> grpc.RpcMethodHandler:
     streams_in = method.shape in (Shape.CLIENT_STREAM, Shape.DUPLEX)
     streams_out = method.shape in (Shape.SERVER_STREAM, Shape.DUPLEX)
 
     def begin(data: Any, context: grpc.aio.ServicerContext) -> Any:
-        peer = peer_of(context)
+        peer = peer_of(context, verify)
         if peer.role not in roles:
             raise errors.Forbidden(f"{method.path} is not open to {peer.role or 'this certificate'}")
         message = _decoded(method, data) if streams_in else method.decode_request(data)
