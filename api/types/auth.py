@@ -1,0 +1,29 @@
+"""Registry credentials as clients send them (`X-Registry-Auth`, POST /auth). Secrets stay masked in logs."""
+
+from __future__ import annotations
+
+import msgspec
+
+from base.logcontext import Secret
+
+
+class AuthConfig(msgspec.Struct, kw_only=True):
+    """What a client knows of one registry: a user and password, or a token (v1.24 "Create an image")."""
+
+    username: str = ""
+    password: str = ""
+    email: str = ""
+    serveraddress: str = ""
+    identitytoken: str = ""
+    """An OAuth2 refresh token: exchanged for an access token at the registry's token service."""
+    registrytoken: str = ""
+    """A bearer token, sent as it is."""
+
+    def __post_init__(self) -> None:
+        self.password = Secret(self.password)
+        self.identitytoken = Secret(self.identitytoken)
+        self.registrytoken = Secret(self.registrytoken)
+
+    def empty(self) -> bool:
+        """True when there is nothing to log in with."""
+        return not (self.username or self.identitytoken or self.registrytoken)
