@@ -1,0 +1,1 @@
+"""Runs OCI containers under monitors that outlive the daemon: spec builder, zygote, monitor, crun."""
