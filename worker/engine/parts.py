@@ -245,6 +245,15 @@ class Networks(Protocol):
         """What is attached now (after connect/disconnect, after the daemon's restart)."""
         ...
 
+    async def connect(self, container_id: str, network: str, settings: EndpointSettings) -> EndpointSettings:
+        """Give a running container one more endpoint (`network`: name or id); answers it as realised. Raises NotFound
+        when the container has no sandbox, Forbidden when it already is on the network or shares another's."""
+        ...
+
+    async def disconnect(self, container_id: str, network: str, *, force: bool = False) -> None:
+        """Take one endpoint of a running container away. Raises NotFound when it is not on the network."""
+        ...
+
     async def reconcile(self, running: Sequence[str]) -> None:
         """After a daemon start: keep the sandboxes of `running`, remove all others, restore rules."""
         ...

@@ -1,0 +1,1 @@
+"""Volumes: durable directories that outlive containers."""

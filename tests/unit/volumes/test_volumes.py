@@ -1,0 +1,205 @@
+"""Volumes: names, options, holders, durability and the filters, on real records in a temporary directory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from api.errors import Conflict, InvalidArgument, NotFound
+from api.types.volume import VolumeCreate
+from worker.engine.records import Records
+from worker.engine.volumes.options import MountPlan, check_options, mount_plan
+from worker.engine.volumes.store import VolumeStore
+
+
+class Heard:
+    """Keeps what was published."""
+
+    def __init__(self) -> None:
+        self.all: list[tuple[str, str, str, dict[str, str]]] = []
+
+    def publish(self, kind: str, action: str, actor_id: str, attributes: Mapping[str, str]) -> None:
+        self.all.append((kind, action, actor_id, dict(attributes)))
+
+
+@pytest.fixture
+async def records(tmp_path: Path) -> AsyncIterator[Records]:
+    records = Records(tmp_path / "engine.db")
+    await records.open()
+    yield records
+    await records.close()
+
+
+@pytest.fixture
+async def store(records: Records, tmp_path: Path) -> AsyncIterator[VolumeStore]:
+    store = VolumeStore(records, tmp_path, Heard())
+    await store.start_up()
+    yield store
+    await store.close()
+
+
+@pytest.mark.promise(
+    "volumes.create.b1",
+    "volumes.create.b3",
+    "volumes.create.b5",
+    "volumes.create.body.Name",
+    "volumes.create.body.Driver",
+    "volumes.create.body.Labels",
+    "volumes.inspect.b2",
+    "volumes.inspect.b4",
+    "volumes.inspect.b6",
+    "volumes.inspect.b7",
+)
+async def test_create_answers_what_inspect_answers(store: VolumeStore, tmp_path: Path) -> None:
+    made = await store.create(VolumeCreate(name="data", labels={"a": "b"}))
+    assert made == store.inspect("data")
+    json = msgspec.json.decode(msgspec.json.encode(made))
+    assert json["Name"] == "data"
+    assert json["Driver"] == "local"
+    assert json["Labels"] == {"a": "b"}
+    assert json["Scope"] == "local"
+    assert json["Mountpoint"] == str(tmp_path / "volumes/data/_data")
+    assert "Status" not in json
+    assert Path(made.mountpoint).is_dir()
+
+
+@pytest.mark.promise("volumes.create.b2", "volumes.list.b6")
+async def test_a_name_is_generated_and_absent_labels_are_null(store: VolumeStore) -> None:
+    made = await store.create(VolumeCreate(name=None, labels=None))
+    assert re.fullmatch("[0-9a-f]{64}", made.name)
+    assert made.labels is None
+
+
+async def test_create_again_answers_the_same_volume(store: VolumeStore) -> None:
+    first = await store.create(VolumeCreate(name="data", labels={"a": "1"}))
+    again = await store.create(VolumeCreate(name="data", labels={"a": "2"}))
+    assert again == first
+    assert (await store.ensure("data", "", {}, {})).created is False
+
+
+@pytest.mark.parametrize("name", ["a", "../up", "a/b", ".hidden", "a b", "x" * 256])
+async def test_names_that_cannot_be(store: VolumeStore, name: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument):
+        await store.create(VolumeCreate(name=name))
+    assert list((tmp_path / "volumes").iterdir()) == []
+
+
+async def test_unknown_driver_is_not_found(store: VolumeStore) -> None:
+    with pytest.raises(NotFound, match='plugin "nope" not found'):
+        await store.create(VolumeCreate(name="data", driver="nope"))
+
+
+@pytest.mark.promise("volumes.remove.b2", "volumes.remove.b1", "volumes.remove.b3", "volumes.inspect.b8")
+async def test_a_held_volume_stays_and_a_free_one_goes(store: VolumeStore) -> None:
+    made = await store.create(VolumeCreate(name="data"))
+    await store.hold("data", "c1")
+    await store.hold("data", "c1")
+    with pytest.raises(Conflict, match=re.escape("unable to remove volume: remove data: volume is in use - [c1]")):
+        await store.remove("data")
+    await store.release("data", "c1")
+    await store.remove("data")
+    assert not Path(made.mountpoint).exists()
+    with pytest.raises(NotFound, match="no such volume"):
+        store.inspect("data")
+    with pytest.raises(NotFound):
+        await store.remove("data")
+    await store.remove("data", force=True)
+
+
+async def test_records_outlive_the_daemon(records: Records, tmp_path: Path) -> None:
+    first = VolumeStore(records, tmp_path, Heard())
+    await first.start_up()
+    await first.create(VolumeCreate(name="data", labels={"k": "v"}, driver_opts={"type": "tmpfs", "device": "tmpfs"}))
+    await first.hold("data", "c1")
+    await first.close()
+    second = VolumeStore(records, tmp_path, Heard())
+    await second.start_up()
+    assert second.inspect("data").labels == {"k": "v"}
+    assert second.inspect("data").options == {"type": "tmpfs", "device": "tmpfs"}
+    with pytest.raises(Conflict):
+        await second.remove("data")
+    await second.close()
+
+
+async def test_start_up_finishes_removals_and_leaves_unknown_data(records: Records, tmp_path: Path) -> None:
+    (tmp_path / "volumes/.removing-1/_data").mkdir(parents=True)
+    (tmp_path / "volumes/unknown/_data").mkdir(parents=True)
+    store = VolumeStore(records, tmp_path, Heard())
+    await store.start_up()
+    assert [entry.name for entry in (tmp_path / "volumes").iterdir()] == ["unknown"]
+    await store.close()
+
+
+@pytest.mark.promise(
+    "volumes.list.b2",
+    "volumes.list.b3",
+    "volumes.list.b4",
+    "volumes.list.b5",
+    "volumes.list.query.filters.name",
+    "volumes.list.query.filters.dangling",
+    "volumes.list.query.filters.driver",
+)
+async def test_filters(store: VolumeStore) -> None:
+    for name in ("alpha", "beta", "gamma"):
+        await store.create(VolumeCreate(name=name, labels={"tier": name[0]}))
+    await store.hold("beta", "c1")
+
+    def names(**filters: list[str]) -> list[str]:
+        return [volume.name for volume in store.list(filters).volumes]
+
+    assert names() == ["alpha", "beta", "gamma"]
+    assert names(name=["amm", "alph"]) == ["alpha", "gamma"]
+    assert names(dangling=["true"]) == names(dangling=["1"]) == ["alpha", "gamma"]
+    assert names(dangling=["false"]) == names(dangling=["0"]) == ["beta"]
+    assert names(driver=["loc"]) == ["alpha", "beta", "gamma"]
+    assert names(driver=["x"]) == []
+    assert names(label=["tier=b"]) == ["beta"]
+    assert names(label=["tier"], name=["a"]) == ["alpha", "beta", "gamma"]
+    with pytest.raises(InvalidArgument):
+        names(dangling=["maybe"])
+    with pytest.raises(InvalidArgument, match="Invalid filter 'colour'"):
+        names(colour=["red"])
+
+
+def test_options_become_a_mount() -> None:
+    assert mount_plan({}) is None
+    assert mount_plan({"type": "tmpfs", "device": "tmpfs", "o": "size=1m,uid=7,nosuid"}) == MountPlan(
+        "tmpfs", "tmpfs", 2, "size=1m,uid=7"
+    )
+    assert mount_plan({"type": "none", "device": "/srv", "o": "bind,ro"}) == MountPlan("/srv", "none", 4097, "")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"colour": "red"}, 'invalid option: "colour"'),
+        ({"type": "tmpfs"}, 'missing required option: "device"'),
+        ({"o": "ro"}, 'missing required option: "type"'),
+        ({"size": "1g"}, "quota"),
+    ],
+)
+def test_options_that_cannot_be(options: dict[str, str], text: str) -> None:
+    with pytest.raises(InvalidArgument, match=text):
+        check_options(options)
+
+
+async def test_events(records: Records, tmp_path: Path) -> None:
+    heard = Heard()
+    store = VolumeStore(records, tmp_path, heard)
+    await store.start_up()
+    await store.create(VolumeCreate(name="data"))
+    await store.mount("data", "c1")
+    await store.mount("data", "c1")
+    await store.unmount("data", "c1")
+    await store.remove("data")
+    await store.close()
+    assert [(kind, action, actor) for kind, action, actor, _ in heard.all] == [
+        ("volume", "create", "data"),
+        ("volume", "mount", "data"),
+        ("volume", "unmount", "data"),
+        ("volume", "destroy", "data"),
+    ]

@@ -1,0 +1,285 @@
+"""Named volumes of the local driver: records, directories under <data-root>/volumes, who uses them, their mounts.
+
+Invariants: the directory exists before the record that names it is answered; a volume with holders is never removed;
+the mount of a volume with options is there exactly while somebody has it mounted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from api.errors import Conflict, Internal, InvalidArgument, NotFound
+from api.types.base import Record
+from api.types.volume import Volume, VolumeCreate, VolumeList
+from base.clock import Clock, SystemClock, rfc3339nano
+from base.ids import hex_id
+from base.offload import Pool
+from worker.engine.parts import Events, VolumeView
+from worker.engine.records import Delete, Put, Records
+from worker.engine.volumes.options import LOCAL, MountPlan, check_name, check_options, mount_plan
+
+log = logging.getLogger(__name__)
+
+TABLE = "volumes"
+FILTERS = ("name", "dangling", "driver", "label")
+_MNT_DETACH = 2
+_DOOMED = ".removing-"
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mount.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p]
+
+
+class VolumeRecord(Record, kw_only=True, frozen=True):
+    name: str
+    driver: str = LOCAL
+    options: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    created_ns: int = 0
+    holders: tuple[str, ...] = ()
+    """Containers that refer to it, running or not."""
+
+
+class VolumeStore:
+    """Satisfies `parts.Volumes`, and is the backend of the /volumes endpoints."""
+
+    def __init__(self, records: Records, data_root: Path, events: Events, clock: Clock | None = None) -> None:
+        self._records = records
+        self._root = data_root / "volumes"
+        self._events = events
+        self._clock = clock or SystemClock()
+        self._pool = Pool("volumes", 2)
+        self._volumes: dict[str, VolumeRecord] = {}
+        self._mounted: dict[str, set[str]] = {}
+        self._lock = asyncio.Lock()
+
+    async def start_up(self) -> None:
+        """Read the records; finish removals that a crash cut short. Data that no record names is never touched."""
+        self._volumes = await self._records.all(TABLE, VolumeRecord)
+        await self._pool.run(self._sweep)
+
+    def _sweep(self) -> None:
+        self._root.mkdir(mode=0o711, parents=True, exist_ok=True)
+        for entry in self._root.iterdir():
+            if entry.name.startswith(_DOOMED):
+                log.info("removal of a volume finished directory=%s", entry.name)
+                shutil.rmtree(entry)
+
+    async def close(self) -> None:
+        """Leaves mounts as they are: containers run on."""
+        await asyncio.to_thread(self._pool.close)
+
+    # --- what containers need ---------------------------------------------------------------------------------
+
+    async def ensure(self, name: str, driver: str, options: Mapping[str, str], labels: Mapping[str, str]) -> VolumeView:
+        """See `parts.Volumes.ensure`. Raises Conflict when the volume exists with another driver."""
+        async with self._lock:
+            known = self._volumes.get(name) if name else None
+            if known is not None:
+                if driver and driver != known.driver:
+                    raise Conflict(
+                        f'create {name}: conflict: volume name must be unique: volume "{name}" exists with '
+                        f'driver "{known.driver}"'
+                    )
+                return self._view(known, created=False)
+            return self._view(await self._create(name, driver, options, labels), created=True)
+
+    async def _create(
+        self, name: str, driver: str, options: Mapping[str, str], labels: Mapping[str, str]
+    ) -> VolumeRecord:
+        name = name or hex_id()
+        check_name(name)
+        if driver not in ("", LOCAL, "default"):
+            raise NotFound(f'create {name}: error looking up volume plugin {driver}: plugin "{driver}" not found')
+        check_options(options)
+        record = VolumeRecord(name=name, options=dict(options), labels=dict(labels), created_ns=self._clock.now_ns())
+        await self._pool.run(self._make_directory, name)
+        try:
+            await self._records.write(Put(TABLE, name, record))
+        except BaseException:
+            await self._pool.run(self._unmake_directory, name)
+            raise
+        self._volumes[name] = record
+        self._events.publish("volume", "create", name, {"driver": record.driver})
+        return record
+
+    def _make_directory(self, name: str) -> None:
+        self._root.mkdir(mode=0o711, parents=True, exist_ok=True)
+        top = self._root / name
+        top.mkdir(mode=0o711, exist_ok=True)
+        (top / "_data").mkdir(mode=0o755, exist_ok=True)
+        (top / "_data").chmod(0o755)
+
+    def _unmake_directory(self, name: str) -> None:
+        """Only if empty: data that was there before is not ours to drop."""
+        with contextlib.suppress(OSError):
+            (self._root / name / "_data").rmdir()
+            (self._root / name).rmdir()
+
+    def _view(self, record: VolumeRecord, *, created: bool) -> VolumeView:
+        return VolumeView(record.name, record.driver, self._data(record.name), created)
+
+    def _data(self, name: str) -> Path:
+        return self._root / name / "_data"
+
+    async def mount(self, name: str, holder: str) -> Path:
+        """See `parts.Volumes.mount`. Raises InvalidArgument when the options' mount fails (its errno says why)."""
+        async with self._lock:
+            record = self._get(name)
+            users = self._mounted.setdefault(name, set())
+            if holder in users:
+                return self._data(name)
+            plan = mount_plan(record.options)
+            if plan is not None and not users:
+                await self._pool.run(self._mount, self._data(name), plan)
+            users.add(holder)
+        self._events.publish("volume", "mount", name, {"container": holder, "driver": record.driver})
+        return self._data(name)
+
+    def _mount(self, target: Path, plan: MountPlan) -> None:
+        if target.is_mount():  # left by a daemon that went away while the container ran on
+            return
+        arguments = [os.fsencode(plan.source), os.fsencode(target), plan.kind.encode()]
+        if _libc.mount(*arguments, plan.flags, plan.data.encode() or None) != 0:
+            errno = ctypes.get_errno()
+            raise InvalidArgument(
+                f"failed to mount local volume: mount {plan.source}:{target}, flags: {hex(plan.flags)}, "
+                f"data: {plan.data}: {os.strerror(errno).lower()}"
+            )
+
+    async def unmount(self, name: str, holder: str) -> None:
+        """See `parts.Volumes.unmount`. Idempotent; the last user takes the options' mount away."""
+        async with self._lock:
+            record = self._volumes.get(name)
+            if record is None:
+                return
+            users = self._mounted.get(name, set())
+            was_user = holder in users
+            users.discard(holder)
+            if not users:
+                self._mounted.pop(name, None)
+                if mount_plan(record.options) is not None:
+                    await self._pool.run(self._unmount, self._data(name))
+        if was_user:
+            self._events.publish("volume", "unmount", name, {"container": holder, "driver": record.driver})
+
+    def _unmount(self, target: Path) -> None:
+        while target.is_mount():
+            if _libc.umount2(os.fsencode(target), _MNT_DETACH) != 0:
+                errno = ctypes.get_errno()
+                raise Internal(f"unmount {target}: {os.strerror(errno).lower()}")
+
+    async def hold(self, name: str, holder: str) -> None:
+        """See `parts.Volumes.hold`. Idempotent."""
+        async with self._lock:
+            record = self._get(name)
+            if holder not in record.holders:
+                await self._save(record, (*record.holders, holder))
+
+    async def release(self, name: str, holder: str) -> None:
+        """The opposite of `hold`; nothing happens for an unknown volume or holder."""
+        async with self._lock:
+            record = self._volumes.get(name)
+            if record is not None and holder in record.holders:
+                await self._save(record, tuple(other for other in record.holders if other != holder))
+
+    async def _save(self, record: VolumeRecord, holders: tuple[str, ...]) -> None:
+        changed = VolumeRecord(
+            name=record.name,
+            driver=record.driver,
+            options=record.options,
+            labels=record.labels,
+            created_ns=record.created_ns,
+            holders=holders,
+        )
+        await self._records.write(Put(TABLE, record.name, changed))
+        self._volumes[record.name] = changed
+
+    # --- what the API needs -----------------------------------------------------------------------------------
+
+    async def create(self, body: VolumeCreate) -> Volume:
+        """`POST /volumes/create`; an existing volume of the same name and driver is answered as it is."""
+        view = await self.ensure(body.name or "", body.driver or "", body.driver_opts or {}, body.labels or {})
+        return self.inspect(view.name)
+
+    def inspect(self, name: str) -> Volume:
+        """One volume; raises NotFound."""
+        record = self._get(name)
+        return Volume(
+            name=record.name,
+            driver=record.driver,
+            mountpoint=str(self._data(record.name)),
+            labels=record.labels or None,
+            options=record.options or None,
+            created_at=rfc3339nano(record.created_ns),
+        )
+
+    def list(self, filters: Mapping[str, Sequence[str]]) -> VolumeList:
+        """The volumes that pass every filter (values of one filter are alternatives), by name."""
+        wanted = matcher(filters)
+        return VolumeList(
+            volumes=[self.inspect(name) for name, record in sorted(self._volumes.items()) if wanted(record)]
+        )
+
+    async def remove(self, name: str, *, force: bool = False) -> None:
+        """Directory and record go. Raises NotFound (but with `force`), Conflict (in use: the ids)."""
+        async with self._lock:
+            if force and name not in self._volumes:
+                return
+            record = self._get(name)
+            users = sorted({*record.holders, *self._mounted.get(name, ())})
+            if users:
+                raise Conflict(f"unable to remove volume: remove {name}: volume is in use - [{', '.join(users)}]")
+            await self._pool.run(self._unmount, self._data(name))
+            await self._records.write(Delete(TABLE, name))
+            del self._volumes[name]
+            await self._pool.run(self._erase, name)
+        self._events.publish("volume", "destroy", name, {"driver": record.driver})
+
+    def _erase(self, name: str) -> None:
+        """First out of the way under a name no volume can have: a crash can't bring half of the data back."""
+        doomed = self._root / f"{_DOOMED}{hex_id()}"
+        (self._root / name).rename(doomed)
+        shutil.rmtree(doomed)
+
+    def _get(self, name: str) -> VolumeRecord:
+        record = self._volumes.get(name)
+        if record is None:
+            raise NotFound(f"get {name}: no such volume")
+        return record
+
+
+def matcher(filters: Mapping[str, Sequence[str]]) -> Callable[[VolumeRecord], bool]:
+    """A predicate for the filters of `GET /volumes`. Raises InvalidArgument for a name or value that can't be."""
+    for key in filters:
+        if key not in FILTERS:
+            raise InvalidArgument(f"Invalid filter '{key}'")
+    dangling = {_truth(value) for value in filters.get("dangling", ())}
+
+    def passes(record: VolumeRecord) -> bool:
+        tests = (
+            any(value in record.name for value in filters["name"]) if filters.get("name") else True,
+            any(value in record.driver for value in filters["driver"]) if filters.get("driver") else True,
+            all(has_label(record.labels, value) for value in filters.get("label", ())),
+            (not record.holders) in dangling if dangling else True,
+        )
+        return all(tests)
+
+    return passes
+
+
+def has_label(labels: Mapping[str, str], wanted: str) -> bool:
+    """Whether `key` or `key=value` holds."""
+    key, equals, value = wanted.partition("=")
+    return key in labels and (not equals or labels[key] == value)
+
+
+def _truth(value: str) -> bool:
+    if value not in ("true", "1", "false", "0"):
+        raise InvalidArgument(f"Invalid filter 'dangling=[{value}]'")
+    return value in ("true", "1")
