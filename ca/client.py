@@ -1,0 +1,186 @@
+"""Joining a swarm and renewing a certificate.
+
+A join has three steps, and trusts nothing before it has proof:
+1. read the certificates that the server shows, without believing them, and find the root by the token's digest;
+2. with that root as the only anchor, find out which join authority (worker or manager) the server accepts from us;
+3. over gRPC with that join certificate, have a fresh public key signed, and check what comes back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from api.errors import Internal, InvalidArgument, Unavailable
+from api.rpc.client import call
+from api.rpc.swarm_methods import CA_ISSUE
+from api.types.dispatch import IssueCertificateRequest
+from base.clock import Clock
+from base.offload import Pool
+from ca.certificates import (
+    MANAGER,
+    ROLES,
+    WORKER,
+    KeyPair,
+    join_leaf,
+    key_pem,
+    new_key,
+    request,
+    same_key,
+)
+from ca.identity import Identity
+from ca.tls import MANAGER_NAME, channel
+from ca.tokens import Token, parse_token, root_digest
+
+HANDSHAKE_S = 5.0
+"""For each TCP connection and TLS handshake while joining."""
+ISSUE_S = 20.0
+"""For a certificate; longer than a leader election."""
+CHAIN_CERTIFICATES_MAX = 10
+assert HANDSHAKE_S < ISSUE_S
+
+
+async def join(addr: str, token: str, clock: Clock) -> Identity:
+    """Become a node of the swarm that a manager at `host:port` belongs to. The role is the token's.
+
+    Raises:
+        InvalidArgument: the token is malformed, of another cluster, or not (any longer) valid there.
+        Unavailable: nobody answers at `addr`, or the swarm has no leader.
+    """
+    parsed = parse_token(token)
+    pool = Pool("ca-join", 1)
+    try:
+        root_pem = await pool.run(fetch_root, addr, parsed.digest)
+        leaf = await pool.run(_accepted_leaf, addr, parsed, root_pem, clock.now_ns())
+    finally:
+        pool.close()
+    return await _obtain(addr, leaf, root_pem)
+
+
+async def renew(addr: str, identity: Identity) -> Identity:
+    """A new certificate for a new key, same node id, the role that the swarm wants the node to have now.
+
+    Raises: Unavailable, Forbidden (the node was removed), or what else the manager says.
+    """
+    fresh = await _obtain(addr, identity, identity.root_pem)
+    if (fresh.node_id, fresh.cluster_id) != (identity.node_id, identity.cluster_id):
+        raise Internal("the manager issued a certificate for somebody else")
+    return fresh
+
+
+async def _obtain(addr: str, proof: Identity | KeyPair, root_pem: bytes) -> Identity:
+    key = new_key()
+    connection = channel(addr, proof, root_pem)
+    try:
+        answer = await call(connection, CA_ISSUE, IssueCertificateRequest(csr_pem=request(key)), timeout=ISSUE_S)
+    finally:
+        await connection.close(None)
+    try:
+        issued = x509.load_pem_x509_certificate(answer.certificate_pem)
+        issued.verify_directly_issued_by(x509.load_pem_x509_certificate(root_pem))
+        identity = Identity.from_pem(answer.certificate_pem, key_pem(key), root_pem)
+    except (ValueError, TypeError, InvalidSignature) as error:
+        raise Internal("the manager answered with a certificate that its root did not sign") from error
+    if not same_key(identity.certificate_pem, identity.key_pem) or identity.role not in ROLES:
+        raise Internal("the manager answered with a certificate that is not for us")
+    return identity
+
+
+# --- before gRPC: plain TLS, in a thread -------------------------------------------------------------------------
+
+
+def fetch_root(addr: str, digest: str) -> bytes:
+    """The root certificate (PEM) that a server shows in its chain, recognised by `digest`. Blocks.
+
+    Raises:
+        InvalidArgument: the server's root is another one.
+        Unavailable: nobody speaks TLS there.
+    """
+    context = _context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    with _connection(addr, context, None) as connection:
+        # Public as SSLSocket.get_unverified_chain only from Python 3.13 on.
+        inner: Any = connection
+        shown: list[Any] = inner._sslobj.get_unverified_chain() or []
+    ders = [item.public_bytes(2) if hasattr(item, "public_bytes") else item for item in shown]
+    found = ""
+    for der in ders[:CHAIN_CERTIFICATES_MAX]:
+        try:
+            pem = x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM)
+        except ValueError as error:
+            raise InvalidArgument(f"{addr} shows a certificate that can't be read") from error
+        found = root_digest(pem)
+        if found == digest:
+            return pem
+    raise InvalidArgument(f"remote CA does not match fingerprint. Expected: {digest}, got {found}")
+
+
+def _accepted_leaf(addr: str, token: Token, root_pem: bytes, now_ns: int) -> KeyPair:
+    """The join certificate that the server takes: for the worker or for the manager authority. Blocks."""
+    for role in (WORKER, MANAGER):
+        leaf = join_leaf(token.secret, token.digest, role, now_ns)
+        if _accepts(addr, leaf, root_pem):
+            return leaf
+    raise InvalidArgument("invalid join token: a valid join token is necessary to join this cluster")
+
+
+def _accepts(addr: str, leaf: KeyPair, root_pem: bytes) -> bool:
+    """Whether a handshake with this client certificate is accepted.
+
+    In TLS 1.3 the client finishes first and learns of a refusal only when it reads. An HTTP/2 server that accepts us
+    begins with SETTINGS of its own (RFC 9113 §3.4). We send nothing: data that a closing server leaves unread would
+    turn its alert into a reset.
+    """
+    context = _context()
+    context.load_verify_locations(cadata=root_pem.decode())
+    with tempfile.TemporaryDirectory(prefix="shoal-join-") as directory:  # mode 0700, the key never outlives the call
+        path = Path(directory) / "leaf.pem"
+        path.write_bytes(leaf.certificate_pem + leaf.key_pem)
+        context.load_cert_chain(path)
+    with _connection(addr, context, MANAGER_NAME) as connection:
+        try:
+            return bool(connection.recv(1))
+        except ssl.SSLError as error:
+            # An alert is an answer: the server did not take the certificate. A time-out is not.
+            if isinstance(error, ssl.SSLEOFError):
+                raise Unavailable(f"{addr} closed the connection") from error
+            return False
+        except OSError as error:
+            raise Unavailable(f"{addr} did not answer: {error}") from error
+
+
+def _context() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+@contextlib.contextmanager
+def _connection(addr: str, context: ssl.SSLContext, name: str | None) -> Iterator[ssl.SSLSocket]:
+    host, _, port = addr.rpartition(":")
+    if not host or not port.isdecimal():
+        raise InvalidArgument(f"remote address {addr!r} is not host:port")
+    try:
+        plain = socket.create_connection((host.strip("[]"), int(port)), timeout=HANDSHAKE_S)
+    except (OSError, OverflowError) as error:
+        raise Unavailable(f"{addr} can't be reached: {error}") from error
+    with plain:
+        try:
+            connection = context.wrap_socket(plain, server_hostname=name)
+        except ssl.SSLCertVerificationError as error:
+            raise InvalidArgument(f"{addr} is not a manager of this swarm: {error.verify_message}") from error
+        except OSError as error:
+            raise Unavailable(f"{addr}: TLS handshake failed: {error}") from error
+        with connection:
+            yield connection

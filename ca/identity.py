@@ -1,0 +1,123 @@
+"""Who this node is: its certificate, key and root, and the directory they live in.
+
+`<data-root>/swarm/certificates/` holds `swarm-node.crt`, `swarm-node.key` and `swarm-root-ca.crt`, mode 0600. A pair is
+replaced so that a crash at any moment leaves a certificate with its key: the new key is laid beside the old one, the
+certificate's rename is the commit, and `load` finishes what a crash interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from base.clock import NS
+from ca.certificates import BACKDATE_NS, ROLE_PREFIX, same_key
+
+CERTIFICATE, KEY, NEXT_KEY, ROOT = "swarm-node.crt", "swarm-node.key", "swarm-node.key.next", "swarm-root-ca.crt"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A node's proof of being itself."""
+
+    node_id: str
+    role: str
+    """`worker` or `manager`."""
+    cluster_id: str
+    certificate_pem: bytes
+    key_pem: bytes = field(repr=False)
+    root_pem: bytes = b""
+
+    @classmethod
+    def from_pem(cls, certificate_pem: bytes, key_pem: bytes, root_pem: bytes) -> Identity:
+        """Read id, role and cluster from the certificate. Raises ValueError when it is no node certificate."""
+        subject = x509.load_pem_x509_certificate(certificate_pem).subject
+        values = [
+            str(attribute.value)
+            for oid in (NameOID.COMMON_NAME, NameOID.ORGANIZATIONAL_UNIT_NAME, NameOID.ORGANIZATION_NAME)
+            for attribute in subject.get_attributes_for_oid(oid)
+        ]
+        if len(values) != 3 or not values[1].startswith(ROLE_PREFIX):
+            raise ValueError("not a node certificate")
+        return cls(values[0], values[1].removeprefix(ROLE_PREFIX), values[2], certificate_pem, key_pem, root_pem)
+
+    @property
+    def chain_pem(self) -> bytes:
+        """What a server shows: its certificate, and the root so that a joiner can recognise it by digest."""
+        return self.certificate_pem + self.root_pem
+
+    @property
+    def issued_ns(self) -> int:
+        """When the certificate was made (not the backdated time it is valid from)."""
+        certificate = x509.load_pem_x509_certificate(self.certificate_pem)
+        return int(certificate.not_valid_before_utc.timestamp()) * NS + BACKDATE_NS
+
+    @property
+    def expires_ns(self) -> int:
+        certificate = x509.load_pem_x509_certificate(self.certificate_pem)
+        return int(certificate.not_valid_after_utc.timestamp()) * NS
+
+
+class IdentityStore:
+    """The certificates directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def save(self, identity: Identity) -> None:
+        """Durable on return."""
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._replace(ROOT, identity.root_pem)
+        self._replace(NEXT_KEY, identity.key_pem)
+        self._replace(CERTIFICATE, identity.certificate_pem)
+        (self._directory / NEXT_KEY).rename(self._directory / KEY)
+        self._sync_directory()
+
+    def load(self) -> Identity | None:
+        """The stored identity; None if there is none. Raises ValueError when the files don't belong together."""
+        try:
+            certificate = (self._directory / CERTIFICATE).read_bytes()
+            root = (self._directory / ROOT).read_bytes()
+        except FileNotFoundError:
+            return None
+        for name in (KEY, NEXT_KEY):
+            path = self._directory / name
+            key = path.read_bytes() if path.exists() else b""
+            if key and same_key(certificate, key):
+                self._settle(name)
+                return Identity.from_pem(certificate, key, root)
+        raise ValueError(f"{self._directory}: no key for the node certificate")
+
+    def remove(self) -> None:
+        """Forget who we were (`docker swarm leave`)."""
+        for name in (CERTIFICATE, KEY, NEXT_KEY, ROOT):
+            (self._directory / name).unlink(missing_ok=True)
+
+    def _settle(self, name: str) -> None:
+        if name == NEXT_KEY:
+            (self._directory / NEXT_KEY).rename(self._directory / KEY)
+            self._sync_directory()
+        else:
+            (self._directory / NEXT_KEY).unlink(missing_ok=True)
+
+    def _replace(self, name: str, content: bytes) -> None:
+        temporary = self._directory / f".{name}.tmp"
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        temporary.rename(self._directory / name)
+        self._sync_directory()
+
+    def _sync_directory(self) -> None:
+        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

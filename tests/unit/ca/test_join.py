@@ -1,0 +1,239 @@
+"""Joining and renewing over real gRPC with mutual TLS: right token, wrong token, wrong root, rotation, removal."""
+
+from __future__ import annotations
+
+import datetime
+import re
+import socket
+import threading
+
+import grpc
+import msgspec
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from api.errors import Forbidden, InvalidArgument, Unauthorized, Unavailable
+from api.rpc.client import call
+from api.rpc.swarm_methods import CA_GET_ROOT, CA_ISSUE
+from api.types.dispatch import GetRootCARequest, IssueCertificateRequest
+from api.types.objects import JoinTokens
+from api.types.swarm import NodeSpec
+from ca import certificates as certs
+from ca.client import fetch_root, join, renew
+from ca.identity import Identity
+from ca.tls import channel
+from ca.tokens import new_token, parse_token
+from tests.unit.ca.swarm import CLOCK, Manager, new_cluster, new_identity
+
+
+@pytest.mark.parametrize("role", ["worker", "manager"])
+async def test_a_token_makes_a_node_of_its_role(role: str) -> None:
+    manager = Manager()
+    async with manager.serving() as addr:
+        identity = await join(addr, getattr(manager.cluster().join_tokens, role), CLOCK)
+        assert identity.role == role
+        assert identity.cluster_id == manager.cluster().id
+        assert manager.nodes[identity.node_id].role == role
+        assert manager.nodes[identity.node_id].certificate.certificate_pem == identity.certificate_pem
+        assert re.fullmatch("[0-9a-z]{25}", identity.node_id)
+
+
+async def test_a_wrong_secret_is_an_invalid_token_and_registers_nobody() -> None:
+    manager = Manager()
+    async with manager.serving() as addr:
+        with pytest.raises(InvalidArgument, match="invalid join token"):
+            await join(addr, new_token(manager.identity.root_pem), CLOCK)
+    assert manager.nodes == {}
+
+
+async def test_another_root_is_recognised_before_anything_is_shown() -> None:
+    manager, token = Manager(), new_cluster().join_tokens.worker
+    digest = parse_token(token).digest
+    async with manager.serving() as addr:
+        with pytest.raises(InvalidArgument, match=f"remote CA does not match fingerprint. Expected: {digest}"):
+            await join(addr, token, CLOCK)
+    assert manager.nodes == {}
+
+
+async def test_a_worker_of_the_swarm_can_not_pose_as_a_manager_to_a_joiner() -> None:
+    """It has the root to show and a certificate of it, but not for the name `swarm-manager`."""
+    manager = Manager()
+    manager.identity = new_identity(manager.cluster(), "worker")
+    manager.tls.update(identity=manager.identity)
+    async with manager.serving() as addr:
+        with pytest.raises(InvalidArgument, match="is not a manager of this swarm"):
+            await join(addr, manager.cluster().join_tokens.manager, CLOCK)
+
+
+async def test_rotation_ends_the_old_token_and_begins_the_new() -> None:
+    manager = Manager()
+    old = manager.cluster().join_tokens
+    async with manager.serving() as addr:
+        before = await join(addr, old.worker, CLOCK)
+        fresh = new_token(manager.identity.root_pem)
+        manager.change(join_tokens=JoinTokens(worker=fresh, manager=old.manager))
+        with pytest.raises(InvalidArgument, match="invalid join token"):
+            await join(addr, old.worker, CLOCK)
+        assert (await join(addr, fresh, CLOCK)).role == "worker"
+        assert (await join(addr, old.manager, CLOCK)).role == "manager"
+        assert (await renew(addr, before)).node_id == before.node_id, "nodes stay nodes"
+
+
+async def test_a_connection_made_before_a_rotation_is_of_no_use_after_it() -> None:
+    manager = Manager()
+    token = parse_token(manager.cluster().join_tokens.worker)
+    leaf = certs.join_leaf(token.secret, token.digest, "worker", CLOCK.now_ns())
+    async with manager.serving() as addr:
+        connection = channel(addr, leaf, manager.identity.root_pem)
+        try:
+            await call(connection, CA_GET_ROOT, GetRootCARequest(), timeout=5)
+            manager.change(join_tokens=JoinTokens(worker=new_token(manager.identity.root_pem), manager=""))
+            with pytest.raises(Unauthorized):
+                await call(connection, CA_GET_ROOT, GetRootCARequest(), timeout=5)
+        finally:
+            await connection.close(None)
+
+
+async def test_a_node_renews_with_a_new_key_and_the_role_that_the_store_wants() -> None:
+    manager = Manager()
+    async with manager.serving() as addr:
+        first = await join(addr, manager.cluster().join_tokens.worker, CLOCK)
+        second = await renew(addr, first)
+        assert (second.node_id, second.role) == (first.node_id, "worker")
+        assert second.key_pem != first.key_pem
+        node = manager.nodes[first.node_id]
+        manager.nodes[first.node_id] = msgspec.structs.replace(node, spec=NodeSpec(role="manager"))
+        third = await renew(addr, second)
+        assert (third.node_id, third.role) == (first.node_id, "manager")
+
+
+async def test_a_removed_node_is_refused() -> None:
+    manager = Manager()
+    async with manager.serving() as addr:
+        identity = await join(addr, manager.cluster().join_tokens.worker, CLOCK)
+        manager.change(removed_nodes=[identity.node_id])
+        with pytest.raises(Forbidden, match="removed"):
+            await renew(addr, identity)
+
+
+async def test_a_node_that_the_store_does_not_know_is_refused() -> None:
+    manager = Manager()
+    async with manager.serving() as addr:
+        with pytest.raises(Forbidden, match="not part of the swarm"):
+            await renew(addr, new_identity(manager.cluster(), "worker"))
+
+
+async def test_a_worker_token_holder_can_not_name_itself_a_manager() -> None:
+    """The handshake takes the chain, for it ends at a trusted authority; the handler must not take the role."""
+    manager = Manager()
+    token = parse_token(manager.cluster().join_tokens.worker)
+    signer = certs.join_authority_key(token.secret, token.digest, "worker")
+    honest = x509.load_pem_x509_certificate(
+        certs.join_leaf(token.secret, token.digest, "worker", CLOCK.now_ns()).certificate_pem
+    )
+    key = certs.new_key()
+    now = datetime.datetime.now(datetime.UTC)
+    async with manager.serving() as addr:
+        for unit in ("swarm-manager", "swarm-worker", "swarm-join-manager"):
+            subject = [
+                x509.NameAttribute(NameOID.ORGANIZATION_NAME, manager.cluster().id),
+                x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, unit),
+                x509.NameAttribute(NameOID.COMMON_NAME, manager.identity.node_id),
+            ]
+            leaf = (
+                x509.CertificateBuilder()
+                .subject_name(x509.Name(subject))
+                .issuer_name(honest.issuer)
+                .public_key(key.public_key())
+                .serial_number(7)
+                .not_valid_before(now - datetime.timedelta(hours=1))
+                .not_valid_after(now + datetime.timedelta(hours=1))
+                .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+                .sign(signer, hashes.SHA256())
+            )
+            proof = certs.KeyPair(leaf.public_bytes(Encoding.PEM), certs.key_pem(key))
+            connection = channel(addr, proof, manager.identity.root_pem)
+            try:
+                message = IssueCertificateRequest(csr_pem=certs.request(key))
+                with pytest.raises(Unauthorized, match=f"signer may not give the role '{unit}'"):
+                    await call(connection, CA_ISSUE, message, timeout=5)
+            finally:
+                await connection.close(None)
+    assert manager.nodes == {}
+
+
+async def test_a_stranger_does_not_get_through_the_handshake() -> None:
+    manager = Manager()
+    stranger = new_identity(new_cluster())
+    async with manager.serving() as addr:
+        connection = channel(addr, stranger, manager.identity.root_pem)
+        try:
+            with pytest.raises(Unavailable):
+                await call(connection, CA_GET_ROOT, GetRootCARequest(), timeout=5)
+        finally:
+            await connection.close(None)
+        bare = grpc.aio.secure_channel(
+            addr,
+            grpc.ssl_channel_credentials(manager.identity.root_pem),
+            options=[("grpc.ssl_target_name_override", "swarm-manager")],
+        )
+        try:
+            with pytest.raises(Unavailable):
+                await call(bare, CA_GET_ROOT, GetRootCARequest(), timeout=5)
+        finally:
+            await bare.close(None)
+
+
+async def test_a_garbled_request_names_the_field() -> None:
+    manager = Manager()
+    async with manager.serving() as addr:
+        identity = await join(addr, manager.cluster().join_tokens.worker, CLOCK)
+        connection = channel(addr, identity, identity.root_pem)
+        try:
+            with pytest.raises(InvalidArgument, match="csr_pem"):
+                await call(connection, CA_ISSUE, IssueCertificateRequest(csr_pem=b"x"), timeout=5)
+        finally:
+            await connection.close(None)
+
+
+async def test_nobody_there_is_unavailable_and_says_where() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        addr = f"127.0.0.1:{closed.getsockname()[1]}"
+    with pytest.raises(Unavailable, match=addr):
+        await join(addr, new_cluster().join_tokens.worker, CLOCK)
+
+
+@pytest.mark.parametrize("addr", ["", "host", ":2377", "host:port"])
+def test_a_bad_address_is_an_invalid_argument(addr: str) -> None:
+    with pytest.raises(InvalidArgument, match="host:port"):
+        fetch_root(addr, "d" * 50)
+
+
+def test_a_port_that_speaks_no_tls_is_unavailable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def hang_up() -> None:
+            connection, _ = server.accept()
+            connection.recv(4096)
+            connection.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+            connection.close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        try:
+            with pytest.raises(Unavailable, match="TLS handshake failed"):
+                fetch_root(f"127.0.0.1:{server.getsockname()[1]}", "d" * 50)
+        finally:
+            thread.join()
+
+
+async def test_a_new_identity_is_shown_without_a_restart() -> None:
+    manager = Manager()
+    async with manager.serving() as addr:
+        again = new_identity(manager.cluster(), "manager", manager.identity.node_id)
+        manager.tls.update(identity=again)
+        identity = await join(addr, manager.cluster().join_tokens.worker, CLOCK)
+        assert isinstance(identity, Identity)
