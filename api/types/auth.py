@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from base.logcontext import Secret
+from base.logs import Secret
 
 
 class AuthConfig(msgspec.Struct, kw_only=True):

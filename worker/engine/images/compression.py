@@ -1,0 +1,88 @@
+"""Reading compressed layers: the format is told by the first bytes, never by what a manifest claims.
+
+gzip (isal), zstd, bzip2, xz, or none, as Docker accepts. No program is started to inflate anything.
+"""
+
+from __future__ import annotations
+
+import bz2
+import hashlib
+import io
+import lzma
+import threading
+from collections.abc import Callable
+from typing import Any, BinaryIO, cast
+
+import zstandard
+from isal import igzip, isal_zlib
+
+from api.errors import Cancelled, InvalidArgument
+from worker.engine.images import limits
+from worker.engine.images.tarstream import Readable
+
+_ERRORS: tuple[type[Exception], ...] = (
+    EOFError,
+    OSError,
+    zstandard.ZstdError,
+    lzma.LZMAError,
+    cast(type[Exception], isal_zlib.error),
+)
+
+
+def open_plain(file: BinaryIO) -> Readable:
+    """The uncompressed content of a file that may be compressed."""
+    buffered = io.BufferedReader(cast("io.RawIOBase", file), limits.CHUNK)
+    head = buffered.peek(6)[:6]
+    if head.startswith(b"\x1f\x8b"):
+        return cast(Readable, cast(Any, igzip).open(buffered, "rb"))
+    if head.startswith(b"\x28\xb5\x2f\xfd"):
+        decompressor = zstandard.ZstdDecompressor(max_window_size=limits.ZSTD_WINDOW_MAX)
+        return decompressor.stream_reader(buffered, read_size=limits.CHUNK, read_across_frames=True)
+    if head.startswith(b"BZh"):
+        return bz2.BZ2File(buffered)
+    if head.startswith(b"\xfd7zXZ\x00"):
+        return lzma.LZMAFile(buffered)
+    return buffered
+
+
+class LayerReader:
+    """An uncompressed layer on its way to the extractor: hashed (its diff id), and stoppable from another thread."""
+
+    def __init__(self, file: BinaryIO, stop: threading.Event, progress: Callable[[int], None] | None = None) -> None:
+        self._file = file
+        self._plain = open_plain(file)
+        self._hash = hashlib.sha256()
+        self._stop = stop
+        self._progress = progress
+        self._reported = 0
+        self._buffer = memoryview(b"")
+
+    def _fill(self) -> None:
+        if self._stop.is_set():
+            raise Cancelled("context canceled")
+        try:
+            data = self._plain.read(limits.CHUNK)
+        except _ERRORS as error:
+            raise InvalidArgument(f"archive is damaged: {str(error) or type(error).__name__}") from error
+        self._hash.update(data)
+        self._buffer = memoryview(data)
+        if self._progress is not None:
+            at = self._file.tell()
+            if at != self._reported:
+                self._reported = at
+                self._progress(at)
+
+    def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes; b"" at the end."""
+        if not self._buffer:
+            self._fill()
+        data, self._buffer = self._buffer[:size], self._buffer[size:]
+        return bytes(data)
+
+    def finish(self) -> str:
+        """Read the rest (padding after the end of the archive belongs to the digest) and return the diff id."""
+        self._buffer = memoryview(b"")
+        self._fill()
+        while self._buffer:
+            self._fill()
+        return "sha256:" + self._hash.hexdigest()
