@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import enum
 
-import msgspec
-
 from api.types.base import Record
 from api.types.swarm import NodeSpec, PortConfig, ServiceSpec, SwarmSpec, TaskSpec
 
@@ -141,6 +139,8 @@ class Service(Record, frozen=True, kw_only=True):
     """Raft index at which `spec` last changed; tasks carry the one they were made from."""
     endpoint: Endpoint | None = None
     update_status: UpdateStatus | None = None
+    registry_auth: str = ""
+    """The X-Registry-Auth header of the last create or update, for the nodes that pull. Never logged."""
 
 
 class TaskStatus(Record, frozen=True, kw_only=True):
@@ -175,6 +175,8 @@ class Task(Record, frozen=True, kw_only=True):
     desired_state: TaskState = TaskState.RUNNING
     networks: list[NetworkAttachment] = []
     endpoint: Endpoint | None = None
+    registry_auth: str = ""
+    """As the service's when the task was made. Never logged."""
 
     @property
     def name(self) -> str:
@@ -209,4 +211,5 @@ class SwarmNetwork(Record, frozen=True, kw_only=True):
     id: str
     meta: Meta = Meta()
     name: str = ""
-    spec: msgspec.Raw = msgspec.Raw(b"{}")
+    spec: bytes = b"{}"
+    """JSON, as the network router took it."""
