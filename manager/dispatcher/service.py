@@ -1,0 +1,255 @@
+"""The dispatcher's shell: the RPC handlers that agents call, and the loop that marks silent nodes down.
+
+It serves on the leader only: elsewhere every call fails Unavailable and names the leader, so that agents move on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import msgspec
+
+from api import errors
+from api.rpc.methods import Method
+from api.rpc.server import Handler, Peer
+from api.rpc.swarm_methods import (
+    DISPATCHER_ASSIGNMENTS,
+    DISPATCHER_HEARTBEAT,
+    DISPATCHER_SESSION,
+    DISPATCHER_UPDATE_STATUS,
+    NODES,
+)
+from api.types.dispatch import (
+    AssignmentsMessage,
+    AssignmentsRequest,
+    HeartbeatRequest,
+    HeartbeatResponse,
+    ManagerPeer,
+    SessionMessage,
+    SessionRequest,
+    UpdateTaskStatusRequest,
+    UpdateTaskStatusResponse,
+)
+from api.types.objects import Node, NodeDescription, NodeState, NodeStatus
+from base.clock import NS
+from manager.dispatcher.assignments import difference, wanted
+from manager.dispatcher.liveness import DEFAULT_PERIOD_NS, Liveness
+from manager.dispatcher.sessions import Session, Sessions
+from manager.dispatcher.statuses import StatusWriter
+from manager.store.store import Batch, Store
+from manager.store.transitions import Component
+from manager.store.view import View
+
+log = logging.getLogger(__name__)
+
+CHECK_S = 0.5
+"""How often heartbeats are judged."""
+TASKS_PER_MESSAGE = 500
+"""So that an assignments message stays under the RPC's size limit."""
+
+
+class Dispatcher:
+    """One object for the manager's life; `run` for each time as leader."""
+
+    def __init__(self, store: Store, not_leader: Callable[[], errors.Unavailable]) -> None:
+        self._store = store
+        self._not_leader = not_leader
+        self._sessions = Sessions()
+        self._liveness = Liveness()
+        self._statuses = StatusWriter(store)
+        self._serving = False
+
+    def handlers(self) -> dict[Method[Any, Any], tuple[frozenset[str], Handler]]:
+        """For `api.rpc.server.service`."""
+        return {
+            DISPATCHER_SESSION: (NODES, self.session),
+            DISPATCHER_HEARTBEAT: (NODES, self.heartbeat),
+            DISPATCHER_UPDATE_STATUS: (NODES, self.update_status),
+            DISPATCHER_ASSIGNMENTS: (NODES, self.assignments),
+        }
+
+    async def run(self) -> None:
+        """Serve until cancelled; then every session ends, and its node looks for the next leader."""
+        self._liveness = Liveness()
+        self._statuses = StatusWriter(self._store)
+        self._serving = True
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._statuses.run(), name="statuses")
+                group.create_task(self._watch_heartbeats(), name="heartbeats")
+                group.create_task(self._watch_removals(), name="removals")
+        finally:
+            self._serving = False
+            self._sessions.end_all(self._not_leader())
+
+    # --- the calls ----------------------------------------------------------------------------------------------
+
+    async def session(self, request: SessionRequest, peer: Peer) -> AsyncIterator[SessionMessage]:
+        """Register a node and keep it informed of what it must know about the swarm."""
+        self._require_leader()
+        session = self._sessions.open(peer.node_id)
+        try:
+            await self._register(peer, request.description)
+            session.check()
+            log.info("session opened node=%s session=%s", session.node_id, session.id)
+            last: SessionMessage | None = None
+            async with self._store.watch(("nodes", "clusters")) as watch:
+                session.attach(watch)
+                while True:
+                    message = self._session_message(session)
+                    if message != last:
+                        yield message
+                        last = message
+                    session.check()
+                    await watch.next()
+                    session.check()
+        finally:
+            log.info("session ended node=%s session=%s", session.node_id, session.id)
+
+    async def heartbeat(self, request: HeartbeatRequest, peer: Peer) -> HeartbeatResponse:
+        """Answers with the time to the next heartbeat."""
+        self._require_leader()
+        self._sessions.require(peer.node_id, request.session_id)
+        self._liveness.heard(peer.node_id, self._store.clock.monotonic(), self._period_s())
+        node = self._store.view().get(Node, peer.node_id)
+        if node is not None and node.status.state is not NodeState.READY:
+            await self._set_state(peer.node_id, NodeState.READY, "", node.status.addr)
+        return HeartbeatResponse(period_ns=self._period_ns())
+
+    async def update_status(self, request: UpdateTaskStatusRequest, peer: Peer) -> UpdateTaskStatusResponse:
+        """Acknowledges when the statuses are durable."""
+        self._require_leader()
+        self._sessions.require(peer.node_id, request.session_id)
+        await self._statuses.report(peer.node_id, request.updates)
+        return UpdateTaskStatusResponse()
+
+    async def assignments(self, request: AssignmentsRequest, peer: Peer) -> AsyncIterator[AssignmentsMessage]:
+        """First everything that the node shall do, then each change."""
+        self._require_leader()
+        session = self._sessions.require(peer.node_id, request.session_id)
+        async with self._store.watch(("tasks",)) as watch:
+            session.attach(watch)
+            try:
+                view = self._store.view()
+                sent = wanted(view.tasks_on_node(peer.node_id))
+                sequence = 0
+                yield AssignmentsMessage(
+                    complete=True, sequence=sequence, index=view.index, update_tasks=list(sent.values())
+                )
+                while True:
+                    batch = await watch.next()
+                    session.check()
+                    if not batch.rescan and not any(_touches(change, peer.node_id) for change in batch.changes):
+                        continue
+                    view = self._store.view()
+                    now = wanted(view.tasks_on_node(peer.node_id))
+                    update, remove = difference(sent, now)
+                    sent = now
+                    index = view.index
+                    while update or remove:
+                        sequence += 1
+                        yield AssignmentsMessage(
+                            complete=False,
+                            sequence=sequence,
+                            index=index if len(update) <= TASKS_PER_MESSAGE else 0,
+                            update_tasks=update[:TASKS_PER_MESSAGE],
+                            remove_tasks=remove,
+                        )
+                        update, remove = update[TASKS_PER_MESSAGE:], []
+            finally:
+                session.detach(watch)
+
+    # --- nodes --------------------------------------------------------------------------------------------------
+
+    async def _register(self, peer: Peer, description: NodeDescription) -> None:
+        self._liveness.heard(peer.node_id, self._store.clock.monotonic(), self._period_s())
+        addr = host_of(peer.address)
+
+        def change(batch: Batch) -> None:
+            node = batch.view.get(Node, peer.node_id)
+            if node is None:
+                raise errors.Forbidden(f"node {peer.node_id} is not part of the swarm")
+            status = NodeStatus(state=NodeState.READY, addr=addr or node.status.addr)
+            new = msgspec.structs.replace(node, description=description, status=status)
+            if new != node:
+                batch.put(new)
+
+        await self._store.update(Component.DISPATCHER, change)
+
+    async def _watch_heartbeats(self) -> None:
+        while True:
+            now = self._store.clock.monotonic()
+            alive = [node.id for node in self._store.view().all(Node) if node.status.state is NodeState.READY]
+            for node_id in self._liveness.overdue(alive, now, self._period_s()):
+                log.warning("node down node=%s reason=heartbeat", node_id)
+                await self._set_state(node_id, NodeState.DOWN, "heartbeat failure", "")
+                self._liveness.forget(node_id)
+                self._sessions.end(node_id, errors.NotFound("invalid session: heartbeats were missed"))
+            await asyncio.sleep(CHECK_S)
+
+    async def _watch_removals(self) -> None:
+        async with self._store.watch(("nodes",)) as watch:
+            while True:
+                for change in (await watch.next()).changes:
+                    if change.new is None:
+                        self._liveness.forget(change.id)
+                        self._sessions.end(change.id, errors.Forbidden(f"node {change.id} was removed from the swarm"))
+
+    async def _set_state(self, node_id: str, state: NodeState, message: str, addr: str) -> None:
+        def change(batch: Batch) -> None:
+            node = batch.view.get(Node, node_id)
+            if node is None or node.status.state is state:
+                return
+            status = NodeStatus(state=state, message=message, addr=addr or node.status.addr)
+            batch.put(msgspec.structs.replace(node, status=status))
+
+        await self._store.update(Component.DISPATCHER, change)
+
+    # --- what sessions are told ---------------------------------------------------------------------------------
+
+    def _session_message(self, session: Session) -> SessionMessage:
+        view = self._store.view()
+        node = view.get(Node, session.node_id)
+        cluster = view.cluster()
+        return SessionMessage(
+            session_id=session.id,
+            managers=managers_of(view),
+            role=(node.spec.role if node is not None else "") or "worker",
+            root_ca_pem=cluster.root_ca.certificate_pem if cluster is not None else b"",
+            heartbeat_period_ns=self._period_ns(),
+        )
+
+    def _period_ns(self) -> int:
+        cluster = self._store.view().cluster()
+        return (cluster.spec.dispatcher.heartbeat_period if cluster is not None else 0) or DEFAULT_PERIOD_NS
+
+    def _period_s(self) -> float:
+        return self._period_ns() / NS
+
+    def _require_leader(self) -> None:
+        if not self._serving:
+            raise self._not_leader()
+
+
+def managers_of(view: View) -> list[ManagerPeer]:
+    """Where the managers can be reached."""
+    return [
+        ManagerPeer(node_id=node.id, addr=node.manager_status.addr)
+        for node in view.all(Node)
+        if node.manager_status is not None and node.manager_status.addr
+    ]
+
+
+def host_of(address: str) -> str:
+    """The host of a gRPC peer address: `ipv4:10.0.0.2:41234` -> `10.0.0.2`; empty for what is no IP address."""
+    family, _, rest = address.partition(":")
+    if family not in ("ipv4", "ipv6"):
+        return ""
+    return rest.rpartition(":")[0].replace("%5B", "").replace("%5D", "").strip("[]")
+
+
+def _touches(change: Any, node_id: str) -> bool:
+    return any(task is not None and task.node_id == node_id for task in (change.old, change.new))
