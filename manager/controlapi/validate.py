@@ -1,0 +1,221 @@
+"""Whether a spec makes sense, whatever the swarm's state. Pure: raises InvalidArgument that names the field.
+
+Source: v1.24 sections 3.7 to 3.10; texts as clients of dockerd know them where there are such.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from api.errors import Forbidden, InvalidArgument, NotFound, NotSupported
+from api.types.swarm import (
+    ContainerSpec,
+    EndpointSpec,
+    Mount,
+    NodeSpec,
+    ReplicatedService,
+    Resources,
+    ServiceMode,
+    ServiceSpec,
+    SwarmSpec,
+    TaskSpec,
+)
+from base.clock import NS
+from manager import constraints
+
+NAME_LENGTH_MAX = 63
+REPLICAS_MAX = 1_000_000
+NANO_CPUS_MIN = 1_000_000
+MEMORY_BYTES_MIN = 4 * 1024 * 1024
+CERT_EXPIRY_MIN_NS = 3600 * NS
+PREDEFINED_NETWORKS = frozenset({"bridge", "host", "none", "null", "default"})
+
+_NAME = re.compile(r"[a-zA-Z0-9](?:[-_]*[A-Za-z0-9]+)*")
+_IMAGE = re.compile(r"[a-z0-9A-Z][\w.\-/:]*(@[A-Za-z][A-Za-z0-9+.\-_]*:[0-9a-fA-F]{32,})?")
+_LOG_DRIVERS = frozenset(
+    {"", "json-file", "syslog", "journald", "gelf", "fluentd", "awslogs", "splunk", "etwlogs", "none"}
+)
+
+
+def service_spec(spec: ServiceSpec) -> ServiceSpec:
+    """The spec with its defaults written in (mode); raises what is wrong with it."""
+    _name(spec.name)
+    _labels("Labels", spec.labels)
+    _task_template(spec.task_template)
+    _networks(spec)
+    _endpoint(spec.endpoint_spec)
+    _update_config(spec)
+    return msgspec.structs.replace(spec, mode=_mode(spec.mode))
+
+
+def node_spec(spec: NodeSpec) -> None:
+    if spec.role not in ("worker", "manager"):
+        raise InvalidArgument(f'invalid Role: "{spec.role}"')
+    if spec.availability not in ("active", "pause", "drain"):
+        raise InvalidArgument(f'invalid Availability: "{spec.availability}"')
+    _labels("Labels", spec.labels)
+
+
+def swarm_spec(spec: SwarmSpec) -> None:
+    """A spec with its defaults filled in."""
+    if spec.name != "default":
+        raise InvalidArgument('swarm spec must be named "default"')
+    _labels("Labels", spec.labels)
+    limit = spec.orchestration.task_history_retention_limit
+    _not_negative("Orchestration.TaskHistoryRetentionLimit", limit)
+    for field in ("snapshot_interval", "log_entries_for_slow_followers", "heartbeat_tick", "election_tick"):
+        _not_negative(f"Raft.{field.title().replace('_', '')}", getattr(spec.raft, field))
+    _not_negative("Raft.KeepOldSnapshots", spec.raft.keep_old_snapshots)
+    if spec.raft.election_tick and spec.raft.election_tick <= spec.raft.heartbeat_tick:
+        raise InvalidArgument("Raft.ElectionTick must be greater than Raft.HeartbeatTick")
+    _not_negative("Dispatcher.HeartbeatPeriod", spec.dispatcher.heartbeat_period)
+    expiry = spec.ca_config.node_cert_expiry
+    if expiry and expiry < CERT_EXPIRY_MIN_NS:
+        raise InvalidArgument("CAConfig.NodeCertExpiry: minimum certificate expiry time is 1h0m0s")
+    if spec.ca_config.external_cas:
+        for external in spec.ca_config.external_cas:
+            if external.protocol != "cfssl":
+                raise InvalidArgument(f'CAConfig.ExternalCAs: invalid protocol: "{external.protocol}"')
+        raise NotSupported("CAConfig.ExternalCAs: external certificate authorities are not supported yet")
+    if spec.encryption_config.auto_lock_managers:
+        raise NotSupported("EncryptionConfig.AutoLockManagers is not supported yet")
+
+
+def _name(name: str) -> None:
+    if not name:
+        raise InvalidArgument("name must be provided")
+    if len(name) > NAME_LENGTH_MAX:
+        raise InvalidArgument(f"name must be {NAME_LENGTH_MAX} characters or fewer")
+    if not _NAME.fullmatch(name):
+        raise InvalidArgument("name must be valid as a DNS name component")
+
+
+def _labels(field: str, labels: dict[str, str]) -> None:
+    if "" in labels:
+        raise InvalidArgument(f"{field}: a label's name can't be empty")
+
+
+def _not_negative(field: str, value: int | None) -> None:
+    if value is not None and value < 0:
+        raise InvalidArgument(f"{field} cannot be negative")
+
+
+def _mode(mode: ServiceMode) -> ServiceMode:
+    if mode.replicated is not None and mode.global_ is not None:
+        raise InvalidArgument("must specify either replicated mode or global mode")
+    if mode.global_ is not None:
+        return mode
+    replicas = mode.replicated.replicas if mode.replicated is not None else None
+    if replicas is None:
+        replicas = 1
+    if replicas < 0:
+        raise InvalidArgument("Number of replicas must be non-negative")
+    if replicas > REPLICAS_MAX:
+        raise InvalidArgument(f"Number of replicas must be at most {REPLICAS_MAX}")
+    return ServiceMode(replicated=ReplicatedService(replicas=replicas))
+
+
+def _task_template(task: TaskSpec) -> None:
+    _container(task.container_spec)
+    if task.resources is not None:
+        _resources("Limits", task.resources.limits)
+        _resources("Reservations", task.resources.reservations)
+    if task.restart_policy is not None:
+        policy = task.restart_policy
+        if policy.condition not in ("none", "on-failure", "any"):
+            raise InvalidArgument(f'invalid RestartCondition: "{policy.condition}"')
+        _not_negative("TaskSpec: restart-delay", policy.delay)
+        _not_negative("TaskSpec: restart-max-attempts", policy.max_attempts)
+        _not_negative("TaskSpec: restart-window", policy.window)
+    if task.placement is not None:
+        constraints.parse(task.placement.constraints)
+    if task.log_driver is not None and task.log_driver.name not in _LOG_DRIVERS:
+        raise InvalidArgument(f'LogDriver: unknown driver "{task.log_driver.name}"')
+
+
+def _container(spec: ContainerSpec) -> None:
+    if not spec.image:
+        raise InvalidArgument("ContainerSpec: image reference must be provided")
+    if not _IMAGE.fullmatch(spec.image):
+        raise InvalidArgument(f'ContainerSpec: "{spec.image}" is not a valid repository/tag')
+    _not_negative("ContainerSpec: stop-grace-period", spec.stop_grace_period)
+    for variable in spec.env:
+        if not variable or variable.startswith("="):
+            raise InvalidArgument(f'ContainerSpec: invalid environment variable: "{variable}"')
+    targets: set[str] = set()
+    for mount in spec.mounts:
+        _mount(mount)
+        target = mount.target.rstrip("/") or "/"
+        if target in targets:
+            raise InvalidArgument(f"ContainerSpec: duplicate mount point: {mount.target}")
+        targets.add(target)
+
+
+def _mount(mount: Mount) -> None:
+    if mount.type not in ("bind", "volume"):
+        raise InvalidArgument(f'invalid MountType: "{mount.type}"')
+    if not mount.target.startswith("/"):
+        raise InvalidArgument(f'invalid mount target, must be an absolute path: "{mount.target}"')
+    if mount.type == "bind":
+        if not mount.source.startswith("/"):
+            raise InvalidArgument(f'invalid bind mount source, must be an absolute path: "{mount.source}"')
+        propagation = mount.bind_options.propagation if mount.bind_options is not None else ""
+        if propagation not in ("", "private", "rprivate", "shared", "rshared", "slave", "rslave"):
+            raise InvalidArgument(f'invalid MountPropagation: "{propagation}"')
+    elif "/" in mount.source:
+        raise InvalidArgument(f'invalid volume mount source, must not be an absolute path: "{mount.source}"')
+
+
+def _resources(field: str, resources: Resources | None) -> None:
+    if resources is None:
+        return
+    if resources.nano_cpus and resources.nano_cpus < NANO_CPUS_MIN:
+        raise InvalidArgument(f"{field}: invalid cpu value {resources.nano_cpus / 1e9:g}: Must be at least 0.001")
+    if resources.memory_bytes and resources.memory_bytes < MEMORY_BYTES_MIN:
+        raise InvalidArgument(f"{field}: invalid memory value {resources.memory_bytes}: Must be at least 4MiB")
+
+
+def _networks(spec: ServiceSpec) -> None:
+    """Overlay networks come later: none exists that a service could be attached to."""
+    for attachment in [*spec.networks, *spec.task_template.networks]:
+        if attachment.target in PREDEFINED_NETWORKS:
+            raise Forbidden(f"network {attachment.target} is not eligible for docker services")
+        if attachment.target == "ingress":
+            raise InvalidArgument('Service cannot be explicitly attached to the ingress network "ingress"')
+        raise NotFound(f"network {attachment.target} not found")
+
+
+def _endpoint(endpoint: EndpointSpec | None) -> None:
+    if endpoint is None:
+        return
+    if endpoint.mode not in ("vip", "dnsrr"):
+        raise InvalidArgument(f'invalid ResolutionMode: "{endpoint.mode}"')
+    if endpoint.ports and endpoint.mode == "dnsrr":
+        raise InvalidArgument("EndpointSpec: ports can't be used with dnsrr mode")
+    published: set[tuple[str, int]] = set()
+    for port in endpoint.ports:
+        if port.protocol not in ("tcp", "udp"):
+            raise InvalidArgument(f'invalid protocol value "{port.protocol}"')
+        _port("TargetPort", port.target_port, at_least=1)
+        _port("PublishedPort", port.published_port, at_least=0)
+        key = (port.protocol, port.published_port)
+        if port.published_port and key in published:
+            raise InvalidArgument("EndpointSpec: duplicate published ports provided")
+        published.add(key)
+
+
+def _port(field: str, value: int, *, at_least: int) -> None:
+    if not at_least <= value <= 65535:
+        raise InvalidArgument(f"EndpointSpec: {field} {value} is not a port number")
+
+
+def _update_config(spec: ServiceSpec) -> None:
+    config = spec.update_config
+    if config is None:
+        return
+    if config.failure_action not in ("pause", "continue"):
+        raise InvalidArgument(f'unrecognized update failure action: "{config.failure_action}"')
+    _not_negative("UpdateConfig.Parallelism", config.parallelism)
+    _not_negative("UpdateConfig.Delay", config.delay)
