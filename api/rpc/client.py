@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from typing import Any, TypeVar
 
 import grpc
@@ -56,8 +56,8 @@ async def call(channel: grpc.aio.Channel, method: Method[Req, Resp], request: Re
 
 async def call_stream(
     channel: grpc.aio.Channel, method: Method[Req, Resp], request: Req, *, timeout: float | None = None
-) -> AsyncIterator[Resp]:
-    """One request, a stream of answers. Leaving the loop cancels the call."""
+) -> AsyncGenerator[Resp, None]:
+    """One request, a stream of answers. Closing the generator (contextlib.aclosing) cancels the call."""
     invoke = channel.unary_stream(method.path)(method.encode(request), timeout=timeout)
     try:
         async for data in invoke:
@@ -70,8 +70,8 @@ async def call_stream(
 
 async def call_duplex(
     channel: grpc.aio.Channel, method: Method[Req, Resp], requests: AsyncIterable[Req]
-) -> AsyncIterator[Resp]:
-    """Streams both ways. Leaving the loop cancels the call."""
+) -> AsyncGenerator[Resp, None]:
+    """Streams both ways. Closing the generator (contextlib.aclosing) cancels the call."""
 
     async def encoded() -> AsyncIterator[bytes]:
         async for request in requests:
