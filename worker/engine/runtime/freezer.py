@@ -1,0 +1,66 @@
+"""Live control of a container's cgroup by its files, v1 and v2: freeze, thaw, and who is in it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+from api.errors import Conflict, NotFound
+
+ROOT = Path("/sys/fs/cgroup")
+FREEZE_SECONDS = 10.0
+
+
+async def freeze(pid: int, *, frozen: bool) -> None:
+    """Stop or continue every process in the cgroup of `pid`, and wait until it is so.
+
+    Raises:
+        NotFound: the process has gone.
+        Conflict: the kernel did not get there in time; it is set back.
+    """
+    directory, version = _cgroup(pid, "freezer")
+    if version == 1:
+        file, wanted = directory / "freezer.state", "FROZEN" if frozen else "THAWED"
+        state, reached = file, wanted
+    else:
+        file, wanted = directory / "cgroup.freeze", "1" if frozen else "0"
+        state, reached = directory / "cgroup.events", f"frozen {wanted}"
+    try:
+        file.write_text(wanted)
+        async with asyncio.timeout(FREEZE_SECONDS):
+            while reached not in state.read_text().splitlines():
+                await asyncio.sleep(0.002)
+    except TimeoutError:
+        file.write_text("THAWED" if version == 1 else "0")
+        raise Conflict("the processes could not be frozen in time") from None
+    except FileNotFoundError:
+        raise NotFound("no process runs") from None
+
+
+def processes(pid: int) -> list[int]:
+    """Every process in the cgroup of `pid` and below, as host pids in ascending order."""
+    directory, _ = _cgroup(pid, "freezer")
+    found = []
+    for folder, _names, files in os.walk(directory):
+        if "cgroup.procs" in files:
+            try:
+                found += [int(line) for line in (Path(folder) / "cgroup.procs").read_text().split()]
+            except OSError:
+                continue  # it was removed meanwhile
+    return sorted(set(found))
+
+
+def _cgroup(pid: int, controller: str) -> tuple[Path, int]:
+    try:
+        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    except OSError:
+        raise NotFound("no process runs") from None
+    unified = ""
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controller in controllers.split(","):
+            return ROOT / controller / path.lstrip("/"), 1
+        if not controllers:
+            unified = path
+    return ROOT / unified.lstrip("/"), 2
