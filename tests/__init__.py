@@ -1,0 +1,1 @@
+"""Never installed; run from the repository root."""

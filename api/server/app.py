@@ -18,6 +18,7 @@ from api import errors
 from api.server.connection import Connection, ConnectionServer
 from api.server.errormap import status_of
 from api.server.http import Route
+from api.server.keys import HEADERS, HIJACKED, STREAMING, VERSION
 from api.server.raw import Taken
 from api.wire import versions
 from base.supervise import TaskOwner
@@ -104,8 +105,8 @@ class App:
     def _make_request(self, message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.Request:
         loop = asyncio.get_running_loop()
         request = web.Request(message, payload, protocol, writer, task, loop, client_max_size=1 << 62)
-        request["version"] = versions.NEWEST
-        request["headers"] = self._headers | {"Api-Version": versions.text(versions.NEWEST)}
+        request[VERSION] = versions.NEWEST
+        request[HEADERS] = self._headers | {"Api-Version": versions.text(versions.NEWEST)}
         return request
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
@@ -122,12 +123,11 @@ class App:
         if isinstance(request.protocol, Connection) and not isinstance(response, Taken):
             request.protocol.not_taken_over()
         if not response.prepared:
-            response.headers.update(request["headers"])
+            response.headers.update(request[HEADERS])
         return response
 
     async def _run(self, request: web.Request) -> web.StreamResponse:
-        request["version"], path = versions.split(request.rel_url.raw_path)
-        request["headers"]["Api-Version"] = versions.text(versions.NEWEST)
+        request[VERSION], path = versions.split(request.rel_url.raw_path)
         if request.method == "OPTIONS":
             return web.Response(status=200)
         route, variables = self._router.find(request.method, path)
@@ -145,7 +145,7 @@ class App:
         return result
 
     def _failed(self, request: web.Request, error: Exception) -> web.StreamResponse:
-        status = status_of(error, request["version"])
+        status = status_of(error, request[VERSION])
         if isinstance(error, errors.ShoalError):
             message = error.message
         else:
@@ -153,12 +153,12 @@ class App:
         if status >= 500:
             log.error("request failed method=%s path=%s status=%d error=%s", request.method, request.path, status,
                       message, exc_info=None if isinstance(error, errors.ShoalError) else error)  # fmt: skip
-        hijacked = request.get("hijacked")
+        hijacked = request.get(HIJACKED)
         if hijacked is not None:
             hijacked.abort()
             taken: web.StreamResponse = hijacked.response
             return taken
-        started = request.get("streaming")
+        started = request.get(STREAMING)
         if started is not None and started.prepared:
             raise ConnectionResetError(f"the answer had begun when it failed: {message}")
         if status == 304:

@@ -6,16 +6,19 @@ import base64
 import binascii
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 from aiohttp import web
 
 from api.errors import InvalidArgument, ShoalError
-from api.server.raw import RawStream, hijack
+from api.server.connection import Connection
+from api.server.keys import HEADERS, HIJACKED, STREAMING, VERSION
+from api.server.raw import RawStream
 from api.types.auth import AuthConfig
 from api.wire import filters as wire_filters
 from api.wire import versions
+from api.wire.head import UPGRADE_HEADER
 
 __all__ = [
     "JsonStream",
@@ -122,8 +125,7 @@ def filters(request: web.Request, allowed: Collection[str] | None = None) -> wir
 
 def version_of(request: web.Request) -> versions.Version:
     """The API version this request is served with."""
-    version: versions.Version = request["version"]
-    return version
+    return request[VERSION]
 
 
 def auth_config(request: web.Request) -> AuthConfig | None:
@@ -162,7 +164,25 @@ async def json_stream(request: web.Request) -> JsonStream:
 async def raw_stream(request: web.Request, content_type: str) -> web.StreamResponse:
     """Send the head of a chunked answer."""
     response = web.StreamResponse(headers={"Content-Type": content_type})
-    request["streaming"] = response
-    response.headers.update(request["headers"])
+    request[STREAMING] = response
+    response.headers.update(request[HEADERS])
     await response.prepare(request)
     return response
+
+
+async def hijack(request: web.Request, content_type: str = "application/vnd.docker.raw-stream") -> RawStream:
+    """Take the connection over: 101 when the client asked for an upgrade, else a plain 200 (notes C03, C05)."""
+    connection = cast(Any, request.protocol)
+    transport = request.transport
+    if not isinstance(connection, Connection) or not connection.taking_over:
+        raise InvalidArgument("this request can't take over its connection: send it without a chunked body")
+    if transport is None:
+        raise ConnectionResetError("the client is gone")
+    if UPGRADE_HEADER in request.headers:
+        start = f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {content_type}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
+    else:
+        start = f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n"
+    common = "".join(f"{name}: {value}\r\n" for name, value in request[HEADERS].items())
+    transport.write(f"{start}{common}\r\n".encode())
+    stream = request[HIJACKED] = RawStream(transport, connection)
+    return stream

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from api.errors import InvalidArgument
 from api.server.connection import Connection
-from api.wire.head import UPGRADE_HEADER
 
 READ_BUFFER_BYTES = 256 * 1024
 """Beyond this much unread input the client is held back."""
@@ -121,21 +118,3 @@ class RawStream:
     async def wait_lost(self) -> None:
         """Until the connection is gone."""
         await self._lost.wait()
-
-
-async def hijack(request: web.Request, content_type: str = "application/vnd.docker.raw-stream") -> RawStream:
-    """Take the connection over: 101 when the client asked for an upgrade, else a plain 200 (notes C03, C05)."""
-    connection = cast(Any, request.protocol)
-    transport = request.transport
-    if not isinstance(connection, Connection) or not connection.taking_over:
-        raise InvalidArgument("this request can't take over its connection: send it without a chunked body")
-    if transport is None:
-        raise ConnectionResetError("the client is gone")
-    if UPGRADE_HEADER in request.headers:
-        start = f"HTTP/1.1 101 UPGRADED\r\nContent-Type: {content_type}\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n"
-    else:
-        start = f"HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n"
-    common = "".join(f"{name}: {value}\r\n" for name, value in request["headers"].items())
-    transport.write(f"{start}{common}\r\n".encode())
-    stream = request["hijacked"] = RawStream(transport, connection)
-    return stream

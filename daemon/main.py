@@ -1,0 +1,91 @@
+"""`shoald`: from the command line to a running daemon, and out again.
+
+Order matters: the mount namespace is entered before any thread exists, one daemon holds a data root at a time, and
+the API listens only when everything behind it is restored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+
+from api.errors import Conflict, ShoalError
+from base import logs
+from daemon import config as daemon_config
+from worker.engine.syscalls.mountns import enter_private_mount_namespace
+
+log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the daemon until SIGTERM or SIGINT. Returns the process's exit status."""
+    if not __debug__:
+        print("shoald: refuses to run under python -O: assertions guard its invariants", file=sys.stderr)
+        return 2
+    try:
+        config = daemon_config.load(sys.argv[1:] if argv is None else argv)
+    except ShoalError as error:
+        print(f"shoald: {error.message}", file=sys.stderr)
+        return 2
+    if os.geteuid() != 0:
+        print("shoald: needs to be run as root", file=sys.stderr)
+        return 1
+    logs.set_up(config.log_level)
+    os.umask(0o022)
+    try:
+        with _sole_owner(config):
+            enter_private_mount_namespace()
+            asyncio.run(_serve(config))
+    except ShoalError as error:
+        log.critical("the daemon can't run: %s", error.message)
+        return 1
+    return 0
+
+
+async def _serve(config: daemon_config.Config) -> None:
+    from daemon.daemon import Daemon  # late: these imports start threads, the namespace comes first
+
+    asyncio.get_event_loop_policy().set_child_watcher(asyncio.PidfdChildWatcher())
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    daemon = Daemon(config)
+    try:
+        await daemon.start_up()
+        log.info("daemon ready data_root=%s", config.data_root)
+        await daemon.run(stop)
+    finally:
+        await daemon.close()
+        log.info("daemon ended; containers keep running")
+
+
+@contextlib.contextmanager
+def _sole_owner(config: daemon_config.Config) -> Iterator[None]:
+    """Hold the data root: a second daemon on it is refused. Writes the pid file."""
+    config.data_root.mkdir(parents=True, exist_ok=True)
+    config.data_root.chmod(0o710)
+    config.exec_root.mkdir(parents=True, exist_ok=True, mode=0o711)
+    with open(config.data_root / "lock", "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Conflict(f"another daemon uses the data root {config.data_root}") from None
+        if config.pidfile is not None:
+            config.pidfile.parent.mkdir(parents=True, exist_ok=True)
+            config.pidfile.write_text(f"{os.getpid()}\n")
+        try:
+            yield
+        finally:
+            if config.pidfile is not None:
+                config.pidfile.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
