@@ -1,0 +1,204 @@
+"""Reads Docker's json-file logs, rotated files included, and follows them while the process writes.
+
+A follower holds the file it reads open and knows it by inode: when the monitor has rotated, it finishes that file,
+then goes through the newer ones, so it neither misses nor repeats a line. Files are read in bounded pieces in
+a thread; a damaged line (the machine lost power while it was written) is passed over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from base.clock import parse_time
+from base.offload import Pool
+
+CHUNK = 256 * 1024
+MAX_LINE = 1024 * 1024
+"""Longer than any entry the monitor writes (16 KiB of text, escaped): more is damage."""
+POLL_SECONDS = 0.05
+MAX_ROTATED = 1000
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One entry: a line with its newline, or a part of a long line without."""
+
+    stream: str
+    """`stdout` or `stderr`."""
+    time_ns: int
+    data: bytes
+
+
+class _Entry(msgspec.Struct):
+    log: str = ""
+    stream: str = "stdout"
+    time: str = ""
+
+
+_decode = msgspec.json.Decoder(_Entry).decode
+
+
+def parse_entry(line: bytes) -> LogLine | None:
+    """One line of a log file; None if it is damaged."""
+    try:
+        entry = _decode(line)
+        return LogLine(entry.stream, parse_time(entry.time), entry.log.encode("utf-8", "replace"))
+    except (msgspec.DecodeError, ValueError):
+        return None
+
+
+async def read_logs(
+    path: Path,
+    *,
+    follow: bool = False,
+    since_ns: int = 0,
+    until_ns: int = 0,
+    tail: int = -1,
+    streams: Sequence[str] = ("stdout", "stderr"),
+    ended: asyncio.Event | None = None,
+    pool: Pool | None = None,
+) -> AsyncIterator[LogLine]:
+    """The entries of the log at `path`, oldest first.
+
+    Args:
+        follow: go on as the log grows; ends once `ended` is set and everything is read (None: never).
+        since_ns: only entries at or after this time; 0 for all.
+        until_ns: only entries before or at this time, and then the end; 0 for all.
+        tail: only the last this many entries of what `since_ns` and `streams` leave; -1 for all. What follows is not
+            counted.
+        pool: whose threads read; None reads in line (small logs, tests).
+    """
+    reader = _Reader(path)
+
+    async def piece() -> list[LogLine]:
+        return await pool.run(reader.read) if pool is not None else reader.read()
+
+    def wanted(line: LogLine) -> bool:
+        return line.stream in streams and line.time_ns >= since_ns
+
+    try:
+        if tail >= 0:
+            last: deque[LogLine] = deque(maxlen=tail)
+            while lines := await piece():
+                last.extend(line for line in lines if wanted(line) and (not until_ns or line.time_ns <= until_ns))
+            for line in last:
+                yield line
+        while True:
+            # Asked before reading: what was written before the end is then certainly read.
+            over = not follow or (ended is not None and ended.is_set())
+            lines = await piece()
+            for line in lines:
+                if until_ns and line.time_ns > until_ns:
+                    return
+                if wanted(line):
+                    yield line
+            if not lines:
+                if over:
+                    return
+                await _pause(ended)
+    finally:
+        reader.close()
+
+
+async def _pause(ended: asyncio.Event | None) -> None:
+    """Until the next look at the file, or the end of the container."""
+    if ended is None or ended.is_set():
+        await asyncio.sleep(POLL_SECONDS)
+        return
+    try:
+        async with asyncio.timeout(POLL_SECONDS):
+            await ended.wait()
+    except TimeoutError:
+        pass
+
+
+class _Reader:
+    """Walks from the oldest rotated file to the present one and on."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd = -1
+        self._rest = b""
+
+    def read(self) -> list[LogLine]:
+        """The next entries, at most about CHUNK bytes of them; empty when there are no more now."""
+        while True:
+            if self._fd < 0 and not self._open_first():
+                return []
+            data = os.read(self._fd, CHUNK)
+            if data:
+                lines = list(self._split(data))
+                if lines:
+                    return lines
+            elif not self._open_next():
+                return []
+
+    def _split(self, data: bytes) -> Iterator[LogLine]:
+        pieces = (self._rest + data).split(b"\n")
+        self._rest = pieces.pop()
+        if len(self._rest) > MAX_LINE:
+            self._rest = b""
+        for piece in pieces:
+            line = parse_entry(piece) if piece else None
+            if line is not None:
+                yield line
+
+    def _open_first(self) -> bool:
+        """The oldest file there is."""
+        return any(self._open(path) for path in self._files())
+
+    def _open_next(self) -> bool:
+        """At the end of the held file: go to the next newer one, if the held one is no longer the present one."""
+        held = os.fstat(self._fd)
+        newer: list[tuple[Path, int]] = []
+        for path in reversed(self._files()):  # newest first
+            try:
+                found = os.stat(path)
+            except OSError:
+                continue
+            if (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino):
+                break
+            newer.append((path, found.st_ino))
+        if not newer:
+            return False
+        # Written between our last read and the rotation: the held file is complete now.
+        if os.fstat(self._fd).st_size > os.lseek(self._fd, 0, os.SEEK_CUR):
+            return True
+        # Another rotation may come between looking and opening: then look again.
+        return self._open(*newer[-1]) or self._open_next()
+
+    def _files(self) -> list[Path]:
+        """Oldest first; the present file is the last."""
+        rotated = []
+        for number in range(1, MAX_ROTATED):
+            path = self._path.with_name(f"{self._path.name}.{number}")
+            if not path.exists():
+                break
+            rotated.append(path)
+        return [*reversed(rotated), self._path]
+
+    def _open(self, path: Path, inode: int | None = None) -> bool:
+        """Hold `path` from now on; False if it is not there, or is not the file that had `inode`."""
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        if inode is not None and os.fstat(fd).st_ino != inode:
+            os.close(fd)
+            return False
+        self.close()
+        self._fd = fd
+        self._rest = b""
+        return True
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
