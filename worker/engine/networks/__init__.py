@@ -1,0 +1,1 @@
+"""Container networking on one host: bridges, addresses, published ports, name files and the embedded DNS."""

@@ -91,6 +91,23 @@ def is_namespace(path: Path) -> bool:
     return int(ctypes.c_long.from_buffer(buffer).value) == _NSFS_MAGIC
 
 
+def identity(path: Path) -> int:
+    """The namespace's inode: unique while the namespace lives."""
+    return path.stat().st_ino
+
+
+def find_process(inode: int) -> int | None:
+    """Some process inside the namespace of this inode; None if there is none. Reads all of /proc."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                if (entry / "ns/net").stat().st_ino == inode:
+                    return int(entry.name)
+            except OSError:
+                continue
+    return None
+
+
 def call(path: Path, work: Callable[[], T]) -> T:
     """Run `work` inside the namespace; sockets it opens stay in it. Blocking. Raises OSError and what `work` raises."""
 

@@ -1,0 +1,361 @@
+"""Networking on a real kernel, in a network namespace of the test's own: the machine's links and rules stay untouched.
+
+Each test body runs with its event loop in a thread that has its own namespace; threads it starts inherit it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import subprocess
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from pyroute2 import IPRoute
+
+from api.errors import Conflict, Forbidden, NotFound
+from api.types.endpoint import EndpointIPAMConfig, EndpointSettings, PortBinding
+from api.types.network import IPAM, IPAMConfig, NetworkCreate
+from worker.engine.networks.controller import NetworkController
+from worker.engine.networks.ports import PortInUse
+from worker.engine.parts import NetworkRequest, Sandbox
+from worker.engine.records import Records
+from worker.engine.syscalls import netns
+
+pytestmark = pytest.mark.root
+
+
+class Heard:
+    def __init__(self) -> None:
+        self.all: list[tuple[str, str]] = []
+
+    def publish(self, kind: str, action: str, actor_id: str, attributes: Mapping[str, str]) -> None:
+        self.all.append((f"{kind} {action}", attributes["name"]))
+
+
+def alone(body: Callable[[], Awaitable[None]]) -> None:
+    """Run the test body in a network namespace of its own, loopback up."""
+
+    def inside() -> None:
+        with IPRoute() as ip:
+            ip.link("set", index=1, state="up")
+        asyncio.run(body())  # type: ignore[arg-type]
+
+    netns.in_new(inside)
+
+
+@contextlib.asynccontextmanager
+async def controller(root: Path, heard: Heard | None = None) -> AsyncIterator[NetworkController]:
+    records = Records(root / "engine.db")
+    await records.open()
+    made = NetworkController(records, root / "run", root / "data", heard or Heard())
+    await made.start_up()
+    try:
+        yield made
+    finally:
+        await made.close()
+        await records.close()
+
+
+def request(root: Path, name: str, mode: str = "default", **more: object) -> NetworkRequest:
+    directory = root / name
+    directory.mkdir(exist_ok=True)
+    return NetworkRequest(
+        container_id=(name * 64)[:64],
+        container_name=name,
+        hostname=name,
+        mode=mode,
+        directory=directory,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+@contextlib.contextmanager
+def echo(sandbox: Sandbox, port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> Iterator[None]:
+    """A server in the sandbox that answers what it got, with the client's address before."""
+    assert sandbox.netns is not None
+    server = netns.call(sandbox.netns, lambda: socket.socket(socket.AF_INET, kind))
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    server.bind(("0.0.0.0", port))
+    server.settimeout(10)
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                if kind == socket.SOCK_DGRAM:
+                    data, peer = server.recvfrom(100)
+                    server.sendto(peer[0].encode() + b" " + data, peer)
+                else:
+                    client, peer = server.accept()
+                    with client:
+                        client.sendall(peer[0].encode() + b" " + client.recv(100))
+
+    if kind == socket.SOCK_STREAM:
+        server.listen()
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            server.shutdown(socket.SHUT_RDWR)
+        server.close()
+        thread.join()
+
+
+def ask(address: str, port: int, kind: socket.SocketKind = socket.SOCK_STREAM, timeout: float = 3) -> str:
+    """Say hello from the calling thread's namespace; what came back."""
+    with socket.socket(socket.AF_INET, kind) as client:
+        client.settimeout(timeout)
+        client.connect((address, port))
+        client.sendall(b"hello")
+        return client.recv(100).decode()
+
+
+async def ask_from(sandbox: Sandbox, address: str, port: int, timeout: float = 3) -> str:
+    assert sandbox.netns is not None
+    return await asyncio.to_thread(netns.call, sandbox.netns, lambda: ask(address, port, timeout=timeout))
+
+
+async def ask_here(address: str, port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> str:
+    return await asyncio.to_thread(ask, address, port, kind)
+
+
+def links() -> set[str]:
+    return {link["ifname"] for link in json.loads(subprocess.check_output(["ip", "-j", "link"]))}
+
+
+def sole_address(sandbox: Sandbox) -> str:
+    (endpoint,) = sandbox.endpoints.values()
+    return endpoint.ip_address
+
+
+def test_two_containers_talk_and_detach_leaves_nothing(tmp_path: Path) -> None:
+    async def body() -> None:
+        heard = Heard()
+        async with controller(tmp_path, heard) as networks:
+            one = await networks.attach(request(tmp_path, "one"))
+            two = await networks.attach(request(tmp_path, "two"))
+            assert one.endpoints["bridge"].ip_address == "172.17.0.2"
+            assert one.endpoints["bridge"].gateway == "172.17.0.1"
+            assert one.endpoints["bridge"].ip_prefix_len == 16
+            assert one.endpoints["bridge"].mac_address == "02:42:ac:11:00:02"
+            with echo(two, 80):
+                assert await ask_from(one, sole_address(two), 80) == "172.17.0.2 hello"
+            assert "172.17.0.2\tone" in one.hosts.read_text()
+            assert one.hostname.read_text() == "one\n"
+            await networks.detach(("one" * 64)[:64])
+            await networks.detach(("two" * 64)[:64])
+            await networks.detach(("two" * 64)[:64])
+            assert await networks.sandbox(("one" * 64)[:64]) is None
+        assert links() == {"lo", "shoal0"}
+        assert list((tmp_path / "run/netns").iterdir()) == []
+        assert heard.all == [("network connect", "bridge")] * 2 + [("network disconnect", "bridge")] * 2
+
+    alone(body)
+
+
+def test_published_port_from_the_host_loopback_and_other_containers(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with controller(tmp_path) as networks:
+            ports = {"80/tcp": [PortBinding(host_port="8080")], "53/udp": [PortBinding(host_ip="127.0.0.1")]}
+            web = await networks.attach(request(tmp_path, "web", ports=ports, exposed=["443/tcp"]))
+            other = await networks.attach(request(tmp_path, "other"))
+            assert web.ports["80/tcp"] == [PortBinding(host_ip="0.0.0.0", host_port="8080")]
+            assert web.ports["443/tcp"] is None
+            (udp,) = web.ports["53/udp"] or ()
+            assert udp.host_ip == "127.0.0.1"
+            with echo(web, 80), echo(web, 53, socket.SOCK_DGRAM):
+                assert await ask_here("127.0.0.1", 8080) == "172.17.0.1 hello"
+                assert (await ask_here("172.17.0.1", 8080)).endswith("hello")
+                assert (await ask_here("127.0.0.1", int(udp.host_port), socket.SOCK_DGRAM)).endswith("hello")
+                assert (await ask_from(other, "172.17.0.1", 8080)).endswith("hello")
+                assert (await ask_from(web, "172.17.0.1", 8080)).endswith("hello")
+            with socket.socket() as rival:
+                rival.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                with pytest.raises(OSError, match="in use"):
+                    rival.bind(("0.0.0.0", 8080))
+            await networks.detach(("web" * 64)[:64])
+            with pytest.raises(ConnectionRefusedError):
+                await ask_here("127.0.0.1", 8080)
+            again = await networks.attach(request(tmp_path, "web", ports=ports))
+            with echo(again, 80):
+                assert (await ask_here("127.0.0.1", 8080)).endswith("hello")
+
+    alone(body)
+
+
+def test_the_hosts_loopback_is_not_reachable_from_a_container(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with controller(tmp_path) as networks:
+            evil = await networks.attach(request(tmp_path, "evil"))
+            assert evil.netns is not None
+            with socket.socket() as service:
+                service.bind(("127.0.0.1", 9999))
+                service.listen()
+
+                def attack() -> None:
+                    with IPRoute() as ip:
+                        ip.link("set", index=1, state="down")
+                        ip.flush_addr(index=1)
+                        ip.route("add", dst="127.0.0.0/8", gateway="172.17.0.1", table=254)
+                        Path("/proc/sys/net/ipv4/conf/eth0/route_localnet").write_text("1")
+                    ask("127.0.0.1", 9999, timeout=0.5)
+
+                with pytest.raises(TimeoutError):
+                    await asyncio.to_thread(netns.call, evil.netns, attack)
+
+    alone(body)
+
+
+def test_a_port_in_use_fails_with_dockers_words_and_leaves_nothing(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with controller(tmp_path) as networks:
+            ports = {"80/tcp": [PortBinding(host_port="8080")]}
+            await networks.attach(request(tmp_path, "web", ports=ports))
+            before = links()
+            with pytest.raises(
+                PortInUse,
+                match=r"driver failed programming external connectivity on endpoint second "
+                r"\(\w{64}\): Bind for 0.0.0.0:8080 failed: port is already allocated",
+            ):
+                await networks.attach(request(tmp_path, "second", ports=ports))
+            with socket.socket() as host_program:
+                host_program.bind(("0.0.0.0", 8081))
+                host_program.listen()
+                with pytest.raises(PortInUse, match="address already in use"):
+                    await networks.attach(request(tmp_path, "third", ports={"80/tcp": [PortBinding(host_port="8081")]}))
+            assert links() == before
+            assert len(list((tmp_path / "run/netns").iterdir())) == 1
+            assert len(networks.inspect("bridge").containers) == 1
+            third = await networks.attach(
+                request(tmp_path, "third", ports={"80/tcp": [PortBinding(host_port="8081-8085")]})
+            )
+            assert third.ports["80/tcp"] == [PortBinding(host_ip="0.0.0.0", host_port="8081")]
+
+    alone(body)
+
+
+def test_modes_none_host_and_container(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with controller(tmp_path) as networks:
+            none = await networks.attach(request(tmp_path, "none1", mode="none"))
+            assert none.netns is not None
+            assert netns.call(none.netns, links) == {"lo"}
+            assert list(none.endpoints) == ["none"]
+            host = await networks.attach(request(tmp_path, "host1", mode="host"))
+            assert host.netns is None
+            assert list(host.endpoints) == ["host"]
+            web = await networks.attach(request(tmp_path, "web"))
+            shared = await networks.attach(
+                request(tmp_path, "side", mode=f"container:{('web' * 64)[:64]}", join=web.netns)
+            )
+            assert shared.netns == web.netns
+            assert shared.hosts == web.hosts
+            await networks.detach(("side" * 64)[:64])
+            assert web.netns is not None
+            assert netns.is_namespace(web.netns)
+
+    alone(body)
+
+
+def test_bridges_are_isolated_but_published_ports_are_for_all(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with controller(tmp_path) as networks:
+            await networks.create(NetworkCreate(name="blue"))
+            await networks.create(NetworkCreate(name="inner", internal=True))
+            web = await networks.attach(
+                request(tmp_path, "web", mode="blue", ports={"80/tcp": [PortBinding(host_port="8080")]})
+            )
+            other = await networks.attach(request(tmp_path, "other"))
+            inner = await networks.attach(request(tmp_path, "inner1", mode="inner"))
+            assert web.endpoints["blue"].ip_address == "172.18.0.2"
+            assert inner.endpoints["inner"].gateway == ""
+            with echo(web, 80):
+                with pytest.raises(TimeoutError):
+                    await ask_from(other, "172.18.0.2", 80, timeout=0.5)
+                with pytest.raises(OSError, match="unreachable"):
+                    await ask_from(inner, "172.18.0.2", 80, timeout=0.5)
+                assert (await ask_from(other, "172.17.0.1", 8080)).endswith("hello")
+            with pytest.raises(Forbidden, match="has active endpoints"):
+                await networks.remove("blue")
+            await networks.detach(("web" * 64)[:64])
+            await networks.remove("blue")
+            with pytest.raises(NotFound, match="network blue not found"):
+                networks.inspect("blue")
+
+    alone(body)
+
+
+@pytest.mark.promise("networks.connect.b3")
+def test_connect_and_disconnect_a_running_container(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with controller(tmp_path) as networks:
+            subnet = IPAMConfig(subnet="10.9.0.0/24", ip_range="10.9.0.128/25", gateway="10.9.0.1")
+            await networks.create(NetworkCreate(name="blue", ipam=IPAM(config=[subnet])))
+            web = await networks.attach(request(tmp_path, "web"))
+            friend = await networks.attach(request(tmp_path, "friend", mode="blue"))
+            assert friend.endpoints["blue"].ip_address == "10.9.0.128"
+            static = EndpointSettings(ipam_config=EndpointIPAMConfig(ipv4_address="10.9.0.99"))
+            joined = await networks.connect(web_id := ("web" * 64)[:64], "blue", static)
+            assert joined.ip_address == "10.9.0.99"
+            with pytest.raises(Forbidden, match="already exists in network blue"):
+                await networks.connect(web_id, "blue", EndpointSettings())
+            assert web.netns is not None
+            assert netns.call(web.netns, links) == {"lo", "eth0", "eth1"}
+            assert "10.9.0.99\tweb" in web.hosts.read_text()
+            with echo(web, 80):
+                assert await ask_from(friend, "10.9.0.99", 80) == "10.9.0.128 hello"
+            with pytest.raises(Conflict, match="Address already in use"):
+                await networks.attach(request(tmp_path, "rival", mode="blue", endpoints={"blue": static}))
+            await networks.disconnect(web_id, "blue")
+            assert netns.call(web.netns, links) == {"lo", "eth0"}
+            assert "10.9.0.99" not in web.hosts.read_text()
+            with pytest.raises(NotFound, match="is not connected"):
+                await networks.disconnect(web_id, "blue")
+
+    alone(body)
+
+
+def test_a_new_daemon_keeps_the_running_and_removes_the_rest(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with controller(tmp_path) as networks:
+            web = await networks.attach(request(tmp_path, "web", ports={"80/tcp": [PortBinding(host_port="8080")]}))
+            await networks.attach(request(tmp_path, "gone", ports={"80/tcp": [PortBinding(host_port="8081")]}))
+        (tmp_path / "run/netns/stray").touch()
+        async with controller(tmp_path) as networks:
+            await networks.reconcile([("web" * 64)[:64]])
+            kept = await networks.sandbox(("web" * 64)[:64])
+            assert kept == web
+            with echo(web, 80):
+                assert (await ask_here("127.0.0.1", 8080)).endswith("hello")
+            with pytest.raises(ConnectionRefusedError):
+                await ask_here("127.0.0.1", 8081)
+            assert await networks.sandbox(("gone" * 64)[:64]) is None
+            assert len(list((tmp_path / "run/netns").iterdir())) == 1
+            assert len(links() - {"lo", "shoal0"}) == 1
+            fresh = await networks.attach(request(tmp_path, "fresh"))
+            assert sole_address(fresh) == "172.17.0.3"
+
+    alone(body)
+
+
+def make_docker0() -> None:
+    with IPRoute() as ip:
+        ip.link("add", ifname="docker0", kind="bridge")
+        ip.addr("add", index=socket.if_nametoindex("docker0"), address="172.17.0.1", prefixlen=16)
+        ip.link("set", index=socket.if_nametoindex("docker0"), state="up")
+
+
+def test_the_default_bridge_avoids_the_hosts_networks(tmp_path: Path) -> None:
+    async def body() -> None:
+        await asyncio.to_thread(make_docker0)
+        async with controller(tmp_path) as networks:
+            (config,) = networks.inspect("bridge").ipam.config or ()
+            assert config.subnet == "172.18.0.0/16"
+
+    alone(body)

@@ -1,0 +1,413 @@
+"""The facade of networking: satisfies `parts.Networks` and backs the /networks endpoints.
+
+Order of an attach: addresses and ports are reserved in memory, the namespace is made, the record is written, links and
+rules are made, files are written. A crash anywhere leaves a record or an unnamed namespace file; both are cleaned by
+`reconcile`. An address is free for others only once its old link is gone from the bridge.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from ipaddress import IPv4Address, IPv4Interface
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from api.errors import Conflict, Forbidden, Internal, NotFound, ShoalError
+from api.types.endpoint import EndpointSettings
+from api.types.network import Network, NetworkCreate, NetworkCreated
+from base.clock import Clock, SystemClock
+from base.ids import hex_id
+from base.supervise import TaskOwner
+from worker.engine.networks import planning
+from worker.engine.networks import records as r
+from worker.engine.networks.catalog import PREDEFINED, Catalog, matcher, shown
+from worker.engine.networks.config import NetworkConfig
+from worker.engine.networks.ipam import choose_subnet
+from worker.engine.networks.links import EndpointPlan
+from worker.engine.networks.names import NameTable
+from worker.engine.networks.plumbing import Plumbing
+from worker.engine.networks.ports import PortInUse, wishes
+from worker.engine.networks.records import EndpointRecord, NetworkRecord, SandboxRecord
+from worker.engine.networks.rendering import write_files, write_hosts
+from worker.engine.networks.rules import table_name
+from worker.engine.parts import Events, NetworkRequest, Sandbox
+from worker.engine.records import Delete, Put, Records
+
+log = logging.getLogger(__name__)
+
+
+class NetworkController:
+    """One per daemon. `start_up` before use; `close` leaves containers' networking as it is."""
+
+    def __init__(
+        self,
+        records: Records,
+        exec_root: Path,
+        data_root: Path,
+        events: Events,
+        config: NetworkConfig | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self._records = records
+        self._namespaces = exec_root / "netns"
+        self._events = events
+        self._config = config or NetworkConfig()
+        self._clock = clock or SystemClock()
+        self._catalog = Catalog()
+        self._names = NameTable()
+        self._sandboxes: dict[str, SandboxRecord] = {}
+        """By container id."""
+        self._retiring: dict[str, asyncio.Task[None]] = {}
+        """By sandbox id: links that go away."""
+        self._plumbing = Plumbing(table_name(str(data_root)))
+        self._owner = TaskOwner("networks")
+        self._changes = asyncio.Lock()
+        """One change of the set of networks, or of a running container's endpoints, at a time."""
+
+    # --- life -------------------------------------------------------------------------------------------------
+
+    async def start_up(self) -> None:
+        """Read the records, make what is predefined, put bridges and rules right. Running containers stay reachable;
+        `reconcile` must follow."""
+        self._config.validate()
+        for record in (await self._records.all(r.NETWORKS, NetworkRecord)).values():
+            self._catalog.add(record)
+        for sandbox in (await self._records.all(r.SANDBOXES, SandboxRecord)).values():
+            self._adopt(sandbox)
+        await self._make_predefined()
+        for record in self._catalog.bridges():
+            try:
+                await self._plumbing.ensure_bridge(record)
+            except ShoalError as error:
+                if record.predefined:
+                    raise
+                log.error("bridge could not be restored network=%s error=%s", record.name, error)
+        await self._write_rules()
+
+    def _adopt(self, sandbox: SandboxRecord) -> None:
+        self._sandboxes[sandbox.container_id] = sandbox
+        for made in sandbox.endpoints:
+            self._names.add(made)
+            if made.address and made.network_id in self._catalog.subnets:
+                self._catalog.subnets[made.network_id].used.add(IPv4Address(made.address))
+        for port in sandbox.published:
+            if not self._plumbing.ports.hold_again(port.protocol, port.host_ip, port.host_port):
+                log.warning("published port is also used by another program port=%s", port.host_port)
+
+    async def _make_predefined(self) -> None:
+        for name, driver in (("host", "host"), ("none", "null")):
+            if self._catalog.named(name) is None:
+                await self._save(NetworkRecord(id=hex_id(), name=name, driver=driver, created_ns=self._clock.now_ns()))
+        known = self._catalog.named("bridge")
+        if known is None or not await self._still_fits(known):
+            await self._save(await self._default_bridge(known))
+
+    async def _still_fits(self, known: NetworkRecord) -> bool:
+        """The default bridge keeps its subnet while containers use it; else it yields to the host's other routes and
+        to changed configuration."""
+        if any(made.network_id == known.id for sandbox in self._sandboxes.values() for made in sandbox.endpoints):
+            return True
+        config = self._config
+        if known.bridge != config.bridge or known.mtu != config.mtu:
+            return False
+        if (known.icc, known.masquerade) != (config.icc, config.ip_masq):
+            return False
+        if config.bip:
+            return f"{known.gateway}/{known.subnet.partition('/')[2]}" == config.bip
+        mine = self._catalog.subnets[known.id].network
+        return not any(
+            mine.overlaps(network) for link, network in await self._plumbing.routes() if link != known.bridge
+        )
+
+    async def _default_bridge(self, known: NetworkRecord | None) -> NetworkRecord:
+        config = self._config
+        if known is not None:
+            self._catalog.drop(known.id)
+            await self._plumbing.remove_link(known.bridge)
+        if config.bip:
+            interface = IPv4Interface(config.bip)
+            subnet, gateway = interface.network, interface.ip
+        else:
+            subnet = choose_subnet(config.pools, self._catalog.taken(await self._plumbing.routes()))
+            gateway = subnet[1]
+        return NetworkRecord(
+            id=known.id if known else hex_id(),
+            name="bridge",
+            driver="bridge",
+            created_ns=known.created_ns if known else self._clock.now_ns(),
+            subnet=str(subnet),
+            gateway=str(gateway),
+            bridge=config.bridge,
+            options={
+                r.OPTION_DEFAULT: "true",
+                r.OPTION_ICC: str(config.icc).lower(),
+                r.OPTION_MASQUERADE: str(config.ip_masq).lower(),
+                r.OPTION_HOST_BINDING: config.ip,
+                r.OPTION_NAME: config.bridge,
+                r.OPTION_MTU: str(config.mtu),
+            },
+        )
+
+    async def _save(self, record: NetworkRecord) -> None:
+        await self._records.write(Put(r.NETWORKS, record.id, record))
+        self._catalog.add(record)
+
+    async def _write_rules(self) -> None:
+        published = [port for sandbox in self._sandboxes.values() for port in sandbox.published]
+        await self._plumbing.write_rules(self._catalog.bridges(), published)
+
+    async def close(self) -> None:
+        """Containers keep their networking; ports are reserved again at the next start."""
+        if self._retiring:
+            await asyncio.wait(list(self._retiring.values()))
+        await self._owner.close()
+        await self._plumbing.close()
+
+    # --- parts.Networks ---------------------------------------------------------------------------------------
+
+    async def check(self, request: NetworkRequest) -> None:
+        """See `parts.Networks.check`."""
+        planning.check(request, self._catalog, self._config.ip)
+
+    async def attach(self, request: NetworkRequest) -> Sandbox:
+        """See `parts.Networks.attach`."""
+        if request.container_id in self._sandboxes:
+            await self.detach(request.container_id)
+        networks = planning.check(request, self._catalog, self._config.ip)
+        record = await self._plan(request, networks)
+        try:
+            record = self._with_ports(record, request)
+            if record.owned:
+                inode = await self._plumbing.make_namespace(Path(record.netns))
+                record = replace(record, netns_inode=inode)
+            await self._records.write(Put(r.SANDBOXES, record.id, record))
+            self._remember(record)
+            await self._plumbing.build(record, planning.plans(record, self._catalog))
+            write_files(record, self._config, self._names)
+        except BaseException as error:
+            await self._undo(record)
+            if isinstance(error, OSError):
+                raise Internal(f"failed to create the network sandbox: {error}") from error
+            raise
+        for made in record.endpoints:
+            self._tell("connect", self._catalog.networks[made.network_id], request.container_id)
+        return planning.view(record)
+
+    async def _plan(self, request: NetworkRequest, networks: Sequence[NetworkRecord]) -> SandboxRecord:
+        """Allocate; an address whose last owner is just leaving is waited for."""
+        files_of = ""
+        if request.mode.startswith("container:"):
+            other = self._sandboxes.get(request.mode.partition(":")[2])
+            files_of = (other.files_of or other.directory) if other else ""
+        try:
+            return planning.sandbox(request, networks, self._catalog, self._namespaces, files_of)
+        except Conflict:
+            if not self._retiring:
+                raise
+            await asyncio.wait(list(self._retiring.values()))
+            return planning.sandbox(request, networks, self._catalog, self._namespaces, files_of)
+
+    def _with_ports(self, record: SandboxRecord, request: NetworkRequest) -> SandboxRecord:
+        """Reserve the ports of the host. Raises PortInUse with Docker's words around it."""
+        first = planning.gateway_endpoint(record.endpoints)
+        if first is None:
+            return record
+        default_ip = self._catalog.networks[first.network_id].option(r.OPTION_HOST_BINDING, self._config.ip)
+        wished = wishes(request.ports, request.exposed, request.publish_all, default_ip)
+        try:
+            return replace(record, published=self._plumbing.take_ports(wished, first.address))
+        except PortInUse as error:
+            raise PortInUse(
+                f"driver failed programming external connectivity on endpoint {record.container_name} "
+                f"({first.id}): {error.message}"
+            ) from None
+
+    def _remember(self, record: SandboxRecord) -> None:
+        old = self._sandboxes.get(record.container_id)
+        for made in old.endpoints if old else ():
+            self._names.remove(made)
+        self._sandboxes[record.container_id] = record
+        for made in record.endpoints:
+            self._names.add(made)
+
+    def _forget(self, record: SandboxRecord) -> None:
+        if self._sandboxes.get(record.container_id) is record:
+            del self._sandboxes[record.container_id]
+        for made in record.endpoints:
+            self._names.remove(made)
+
+    async def _undo(self, record: SandboxRecord) -> None:
+        """After an attach that failed: nothing of it stays when this returns."""
+        self._forget(record)
+        try:
+            await self._plumbing.tear_down(record)
+        finally:
+            await self._retire(record)
+
+    async def _retire(self, record: SandboxRecord) -> None:
+        await self._plumbing.links_gone(record)
+        planning.release(record.endpoints, self._catalog)
+        await self._records.write(Delete(r.SANDBOXES, record.id))
+
+    async def detach(self, container_id: str) -> None:
+        """See `parts.Networks.detach`. Ports and namespace are gone on return; the kernel drops the links right after,
+        and only then are addresses and record given up."""
+        record = self._sandboxes.get(container_id)
+        if record is None:
+            return
+        self._forget(record)
+        await self._plumbing.tear_down(record)
+        task = self._owner.spawn(self._retire(record), name=f"retire-{record.id[:12]}")
+        self._retiring[record.id] = task
+        task.add_done_callback(lambda _: self._retiring.pop(record.id, None))
+        for made in record.endpoints:
+            if made.network_id in self._catalog.networks:
+                self._tell("disconnect", self._catalog.networks[made.network_id], container_id)
+
+    async def sandbox(self, container_id: str) -> Sandbox | None:
+        """See `parts.Networks.sandbox`."""
+        record = self._sandboxes.get(container_id)
+        return planning.view(record) if record else None
+
+    async def reconcile(self, running: Sequence[str]) -> None:
+        """See `parts.Networks.reconcile`."""
+        alive = set(running)
+        for record in list(self._sandboxes.values()):
+            if record.container_id not in alive:
+                self._forget(record)
+                await self._plumbing.tear_down(record)
+                await self._retire(record)
+            elif record.owned and not await self._plumbing.namespace_of(record):
+                log.warning("network namespace of a running container is lost container=%s", record.container_id)
+        known = {record.netns for record in self._sandboxes.values() if record.owned}
+        await self._plumbing.sweep(self._namespaces, known)
+        await self._write_rules()
+
+    # --- endpoints of running containers ----------------------------------------------------------------------
+
+    async def connect(self, container_id: str, network: str, settings: EndpointSettings) -> EndpointSettings:
+        """See `parts.Networks.connect`."""
+        async with self._changes:
+            record = self._running(container_id)
+            joined = self._catalog.resolve(network)
+            planning.refuse_shared(record)
+            if not joined.bridge:
+                raise Forbidden(f"container cannot be connected to network {joined.name}")
+            if any(made.network_id == joined.id for made in record.endpoints):
+                raise Forbidden(f"endpoint with name {record.container_name} already exists in network {joined.name}")
+            made = planning.endpoint(
+                joined,
+                settings,
+                self._catalog,
+                container_id=container_id,
+                container_name=record.container_name,
+                interface=planning.next_interface(record),
+            )
+            changed = replace(record, endpoints=(*record.endpoints, made))
+            changed = replace(changed, embedded_dns=planning.needs_dns(changed.endpoints, self._catalog))
+            try:
+                await self._records.write(Put(r.SANDBOXES, record.id, changed))
+                await self._plumbing.join(changed, self._one_plan(changed, made))
+                self._remember(changed)
+                write_files(changed, self._config, self._names)
+            except BaseException:
+                self._remember(record)
+                planning.release([made], self._catalog)
+                await self._plumbing.remove_link(made.link)
+                await self._records.write(Put(r.SANDBOXES, record.id, record))
+                raise
+        self._tell("connect", joined, container_id)
+        return planning.endpoint_view(made)
+
+    def _one_plan(self, record: SandboxRecord, made: EndpointRecord) -> EndpointPlan:
+        return next(plan for plan in planning.plans(record, self._catalog) if plan.link == made.link)
+
+    async def disconnect(self, container_id: str, network: str, *, force: bool = False) -> None:
+        """See `parts.Networks.disconnect`. Ports published by the endpoint go with it. `force` changes nothing here:
+        the endpoint is removed whatever the container does."""
+        async with self._changes:
+            record = self._running(container_id)
+            left = self._catalog.resolve(network)
+            made = next((made for made in record.endpoints if made.network_id == left.id), None)
+            if made is None:
+                raise NotFound(f"container {container_id} is not connected to network {left.name}")
+            planning.refuse_shared(record)
+            lost = tuple(port for port in record.published if port.container_ip == made.address)
+            changed = replace(
+                record,
+                endpoints=tuple(other for other in record.endpoints if other is not made),
+                published=tuple(port for port in record.published if port not in lost),
+            )
+            first = planning.gateway_endpoint(changed.endpoints)
+            await self._plumbing.unpublish(lost)
+            await self._plumbing.leave(record, made.link, first.gateway if first else "")
+            await self._records.write(Put(r.SANDBOXES, record.id, changed))
+            self._remember(changed)
+            planning.release([made], self._catalog)
+            write_hosts(changed, self._config, self._names)
+        self._tell("disconnect", left, container_id)
+
+    def _running(self, container_id: str) -> SandboxRecord:
+        record = self._sandboxes.get(container_id)
+        if record is None:
+            raise NotFound(f"no network sandbox of container {container_id}")
+        return record
+
+    # --- the API ----------------------------------------------------------------------------------------------
+
+    async def create(self, body: NetworkCreate) -> NetworkCreated:
+        """`POST /networks/create`."""
+        async with self._changes:
+            record = self._catalog.plan(
+                body, hex_id(), self._clock.now_ns(), self._config.pools, await self._plumbing.routes()
+            )
+            if await self._plumbing.link_exists(record.bridge):
+                raise Conflict(f"bridge name {record.bridge} is already used by a link of the host")
+            await self._save(record)
+            try:
+                await self._plumbing.ensure_bridge(record)
+                await self._write_rules()
+            except BaseException:
+                await self._take_away(record)
+                raise
+        self._tell("create", record, "")
+        return NetworkCreated(id=record.id)
+
+    async def _take_away(self, record: NetworkRecord) -> None:
+        self._catalog.drop(record.id)
+        await self._write_rules()
+        await self._plumbing.remove_link(record.bridge)
+        await self._records.write(Delete(r.NETWORKS, record.id))
+
+    async def remove(self, ref: str) -> None:
+        """`DELETE /networks/{id}`. Raises NotFound, Forbidden (predefined, or in use)."""
+        async with self._changes:
+            record = self._catalog.resolve(ref)
+            if self._in_use(record) and self._retiring:
+                await asyncio.wait(list(self._retiring.values()))
+            self._catalog.check_removal(record, in_use=self._in_use(record))
+            await self._take_away(record)
+        self._tell("destroy", record, "")
+
+    def _in_use(self, record: NetworkRecord) -> bool:
+        return record.id in self._catalog.subnets and bool(self._catalog.subnets[record.id].used)
+
+    def inspect(self, ref: str) -> Network:
+        """`GET /networks/{id}`. Raises NotFound."""
+        return shown(self._catalog.resolve(ref), self._sandboxes.values())
+
+    def list(self, filters: Mapping[str, Sequence[str]]) -> list[Network]:
+        """`GET /networks`, predefined ones first."""
+        used = {made.network_id for sandbox in self._sandboxes.values() for made in sandbox.endpoints}
+        wanted: Callable[[NetworkRecord], bool] = matcher(filters, lambda record: record.id in used)
+        order = sorted(self._catalog.networks.values(), key=lambda one: (one.name not in PREDEFINED, one.name))
+        return [shown(record, self._sandboxes.values()) for record in order if wanted(record)]
+
+    def _tell(self, action: str, network: NetworkRecord, container_id: str) -> None:
+        attributes = {"name": network.name, "type": network.driver}
+        if container_id:
+            attributes["container"] = container_id
+        self._events.publish("network", action, network.id, attributes)

@@ -1,0 +1,186 @@
+"""Bridges, veth pairs, addresses and routes by rtnetlink (pyroute2). Blocking; one thread uses one `Links`.
+
+Links are named by us and found by index of a known name (one ioctl), never by dumping all links. A veth pair is made
+in one message: peer already inside the container's namespace, host end already on the bridge and up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from api.errors import Conflict, Internal
+from worker.engine.syscalls import netns
+
+INTERFACE_NAME_MAX = 15
+_IFF_UP = 1
+_HAIRPIN = 1
+
+
+@dataclass(frozen=True)
+class BridgePlan:
+    """A bridge as it must be."""
+
+    name: str
+    address: str
+    """The gateway, as `address/prefix`."""
+    mtu: int = 1500
+
+
+@dataclass(frozen=True)
+class EndpointPlan:
+    """A veth pair as it must be."""
+
+    link: str
+    bridge: str
+    interface: str
+    mac: str
+    address: str
+    prefix_len: int
+    gateway: str
+    """The default route of the namespace; empty for none."""
+    mtu: int = 1500
+
+
+def index_of(name: str) -> int | None:
+    """The link's index in the calling thread's namespace; None if there is no such link."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        return None
+
+
+def sysctl(path: str, value: str) -> None:
+    """Write /proc/sys/net/`path` of the calling thread's namespace, unless it says so already."""
+    file = Path("/proc/sys/net") / path
+    if file.read_text().strip() != value:
+        file.write_text(value)
+
+
+class Links:
+    """The host's side. Make it, use it and close it in the same thread."""
+
+    def __init__(self) -> None:
+        self._ip = IPRoute()
+
+    def close(self) -> None:
+        self._ip.close()
+
+    def ensure_bridge(self, plan: BridgePlan) -> None:
+        """Make the bridge or put an existing one right; idempotent. Raises Conflict for another kind of link."""
+        index = index_of(plan.name)
+        if index is None:
+            self._ip.link("add", ifname=plan.name, kind="bridge", mtu=plan.mtu)
+            index = self._index(plan.name)
+        elif not Path(f"/proc/sys/net/ipv4/conf/{plan.name}").exists() or self._kind(index) != "bridge":
+            raise Conflict(f"link {plan.name} exists and is not a bridge")
+        address, _, prefix = plan.address.partition("/")
+        if address:
+            with _ignoring(errno.EEXIST):
+                self._ip.addr("add", index=index, address=address, prefixlen=int(prefix))
+        self._ip.link("set", index=index, state="up")
+        sysctl(f"ipv4/conf/{plan.name}/route_localnet", "1")
+        sysctl("ipv4/ip_forward", "1")
+
+    def _kind(self, index: int) -> str:
+        (link,) = self._ip.link("get", index=index)
+        information = link.get_attr("IFLA_LINKINFO")
+        return str(information.get_attr("IFLA_INFO_KIND")) if information is not None else ""
+
+    def _index(self, name: str) -> int:
+        index = index_of(name)
+        if index is None:
+            raise Internal(f"link {name} is gone")
+        return index
+
+    def remove(self, name: str) -> None:
+        """Remove a link (and the peer of a veth); idempotent."""
+        index = index_of(name)
+        if index is not None:
+            with _ignoring(errno.ENODEV):
+                self._ip.link("del", index=index)
+
+    def add_endpoint(self, plan: EndpointPlan, namespace: Path) -> None:
+        """Join `namespace` to the bridge; on failure no link is left. Raises OSError or NetlinkError."""
+        bridge = self._index(plan.bridge)
+        descriptor = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._ip.link(
+                "add",
+                ifname=plan.link,
+                kind="veth",
+                mtu=plan.mtu,
+                master=bridge,
+                flags=_IFF_UP,
+                change=_IFF_UP,
+                peer={
+                    "ifname": plan.interface,
+                    "net_ns_fd": descriptor,
+                    "address": plan.mac,
+                    "mtu": plan.mtu,
+                },
+            )
+        finally:
+            os.close(descriptor)
+        try:
+            self._ip.brport("set", index=self._index(plan.link), mode=_HAIRPIN)
+            netns.call(namespace, lambda: _configure(plan))
+        except BaseException:
+            self.remove(plan.link)
+            raise
+
+
+def _configure(plan: EndpointPlan) -> None:
+    """Inside the namespace: address, up, default route."""
+    with IPRoute() as ip:
+        index = socket.if_nametoindex(plan.interface)
+        ip.addr("add", index=index, address=plan.address, prefixlen=plan.prefix_len)
+        ip.link("set", index=index, state="up")
+        if plan.gateway:
+            ip.route("replace", dst="default", gateway=plan.gateway)
+
+
+def make_sandbox(path: Path) -> None:
+    """A new namespace under `path` with loopback up; on failure nothing is left."""
+    netns.create(path)
+    try:
+        netns.call(path, _loopback_up)
+    except BaseException:
+        netns.remove(path)
+        raise
+
+
+def _loopback_up() -> None:
+    with IPRoute() as ip:
+        ip.link("set", index=1, state="up")
+
+
+def set_default_route(namespace: Path, gateway: str) -> None:
+    """Point the namespace's default route at `gateway`; an empty one takes it away."""
+
+    def change() -> None:
+        with IPRoute() as ip:
+            if gateway:
+                ip.route("replace", dst="default", gateway=gateway)
+            else:
+                with _ignoring(errno.ESRCH):
+                    ip.route("del", dst="default")
+
+    netns.call(namespace, change)
+
+
+class _ignoring(contextlib.AbstractContextManager[None]):  # noqa: N801 - reads as a statement
+    """Swallow a NetlinkError of one code."""
+
+    def __init__(self, code: int) -> None:
+        self._code = code
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        return isinstance(error, NetlinkError) and error.code == self._code
