@@ -9,7 +9,7 @@ import enum
 
 import msgspec
 
-from raft.core.membership import Membership
+from raft.core.membership import Membership, encode
 
 NOBODY = 0
 """No leader, no vote: raft ids are positive."""
@@ -190,3 +190,9 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
     reads: tuple[ReadState, ...]
     soft_state: SoftState | None
     """Not None when it changed."""
+
+
+def first_member(raft_id: int, addr: str) -> Stored:
+    """What the founder of a group starts with: itself as the only voter, committed in term 1."""
+    data = encode(Membership(voters={raft_id: addr}))
+    return Stored(hard_state=HardState(term=1, commit=1), entries=(Entry(1, 1, EntryKind.CHANGE, data),))

@@ -254,7 +254,7 @@ class Raft:
             or self.log.has_unstable()
             or self.log.handed < self.log.commit
             or self._state_to_save() is not None
-            or self._soft_state() != self._told
+            or self.soft_state() != self._told
         )
 
     def _state_to_save(self) -> HardState | None:
@@ -263,7 +263,8 @@ class Raft:
             return None
         return HardState(term=self.term, vote=self.vote, commit=self.log.commit)
 
-    def _soft_state(self) -> SoftState:
+    def soft_state(self) -> SoftState:
+        """Role, leader and term as of now."""
         names = {Following: Role.FOLLOWER, Leadership: Role.LEADER}
         if isinstance(self.role, Campaign):
             role = Role.PRE_CANDIDATE if self.role.pre else Role.CANDIDATE
@@ -277,7 +278,7 @@ class Raft:
         self._outstanding = True
         hard_state = self._state_to_save()
         snapshot, entries = self.log.take_unstable()
-        soft, told = self._soft_state(), self._told
+        soft, told = self.soft_state(), self._told
         self._told = soft
         messages, self._after = tuple(self._after), []
         reads, self._reads = tuple(self._reads), []

@@ -1,0 +1,1 @@
+"""Where a member's term, vote, log and snapshot survive."""
