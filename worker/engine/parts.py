@@ -41,6 +41,8 @@ class ProcessIO:
     log_max_bytes: int = 0
     """0: never rotated."""
     log_max_files: int = 1
+    detached: bool = False
+    """An exec nobody will attach to. Otherwise its output is kept for the first `attach`, from the first byte."""
 
 
 @dataclass(frozen=True)

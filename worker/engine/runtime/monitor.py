@@ -103,7 +103,11 @@ class Monitor:
         self._listener = self._listen("sock", self._accepted)
         if self._plan["log_path"]:
             self._log = JsonFileLog(self._plan["log_path"], self._plan["log_max_bytes"], self._plan["log_max_files"])
-        self._create()
+        for connection in list(self._connections.values()):
+            self._send(connection, frames.LISTENING)
+        self._waiting: bool = self._plan["await_attach"]
+        if not self._waiting:
+            self._create()
         while not self._failure and not self._finished():
             self._turn()
         if self._exit is not None:
@@ -381,6 +385,9 @@ class Monitor:
             self._send(connection, frames.ENDED)
         elif self._pid or role == frames.ATTACH:
             self._send(connection, frames.READY, self._ready())
+        if self._waiting and role == frames.ATTACH:
+            self._waiting = False
+            self._create()
 
     def _send(self, connection: Connection, kind: int, payload: bytes = b"") -> None:
         if connection.fd not in self._connections:
@@ -403,6 +410,8 @@ class Monitor:
         self._drop(connection.fd)
         connection.close()
         self._pace()
+        if self._waiting and not self._connections:
+            self._failure = "the daemon went away before the process was created"
 
     # --- stdin and size ------------------------------------------------------------------------------------------
 

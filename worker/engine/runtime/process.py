@@ -50,11 +50,13 @@ class MonitoredProcess(asyncio.Protocol):
         self._on_lost = on_lost
         self._parser = frames.Parser()
         self._transport: asyncio.Transport | None = None
+        self._listening: asyncio.Future[None] = loop.create_future()
         self._ready: asyncio.Future[str] = loop.create_future()
         self._exit: asyncio.Future[Exit] = loop.create_future()
         self._left: asyncio.Future[None] = loop.create_future()
         self._started: deque[asyncio.Future[str]] = deque()
         self._pidfd = -1
+        self._first: MonitorStream | None = None
 
     # --- protocol ------------------------------------------------------------------------------------------------
 
@@ -65,7 +67,9 @@ class MonitoredProcess(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         for kind, payload in self._parser.feed(data):
-            if kind == frames.READY:
+            if kind == frames.LISTENING:
+                _resolve(self._listening, None)
+            elif kind == frames.READY:
                 self._set_pid(json.loads(payload)["pid"])
             elif kind == frames.FAILED:
                 _resolve(self._ready, payload.decode(errors="replace") or "the runtime failed")
@@ -75,6 +79,7 @@ class MonitoredProcess(asyncio.Protocol):
                 self._ended(parse_exit(payload))
 
     def connection_lost(self, error: Exception | None) -> None:
+        _resolve(self._listening, None)
         _resolve(self._ready, "its monitor died")
         for started in self._started:
             _resolve(started, "" if self._exit.done() else "its monitor died")
@@ -106,6 +111,15 @@ class MonitoredProcess(asyncio.Protocol):
     async def ready(self) -> str:
         """Wait until the process exists; what went wrong, or ""."""
         return await asyncio.shield(self._ready)
+
+    async def attach_first(self) -> None:
+        """Attach on behalf of the first `attach` to come, before the monitor creates the process.
+
+        Raises:
+            OSError, Conflict: the monitor failed.
+        """
+        await asyncio.shield(self._listening)
+        self._first = await self._connect_stream()
 
     async def start(self) -> str:
         """Let the created process run; what went wrong, or ""."""
@@ -142,6 +156,8 @@ class MonitoredProcess(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
         self._on_lost = _ignore
+        if self._first is not None:
+            self._first.abort()
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
@@ -152,13 +168,19 @@ class MonitoredProcess(asyncio.Protocol):
         return await asyncio.shield(self._exit)
 
     async def attach(self) -> MonitorStream:
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
         if self._exit.done():
             raise Conflict("the process has ended")
-        stream = MonitorStream()
         try:
-            await asyncio.get_running_loop().create_unix_connection(lambda: stream, str(self.directory / "sock"))
+            return await self._connect_stream()
         except OSError as error:
             raise Conflict("the process has ended") from error
+
+    async def _connect_stream(self) -> MonitorStream:
+        stream = MonitorStream()
+        await asyncio.get_running_loop().create_unix_connection(lambda: stream, str(self.directory / "sock"))
         await stream.ready()
         return stream
 
@@ -259,6 +281,11 @@ class MonitorStream(asyncio.Protocol):
         if not self._lost:
             self._transport.write(frames.frame(frames.DETACH))
         self._transport.close()
+
+    def abort(self) -> None:
+        """Drop the connection without a word."""
+        if self._transport is not None:
+            self._transport.abort()
 
 
 async def connect(

@@ -174,7 +174,10 @@ class MonitorRuntime:
     async def exec(self, container_id: str, exec_id: str, process: dict[str, Any], io: ProcessIO) -> Process:
         self._process(container_id)
         directory = self._exec_directory(container_id, exec_id)
-        directory.mkdir(mode=0o700)
+        try:
+            directory.mkdir(mode=0o700)
+        except FileExistsError:
+            raise Conflict(f"exec {exec_id} exists already") from None
         try:
             (directory / "process.json").write_text(json.dumps(process))
             created = await self._fork(
@@ -238,11 +241,20 @@ class MonitorRuntime:
             "log_max_bytes": io.log_max_bytes,
             "log_max_files": io.log_max_files,
             "exit_file": str(exit_file),
+            # What an exec writes before its client can attach is kept for it.
+            "await_attach": start is None and not io.detached,
         }
         control = await self._zygote.fork_monitor(plan)
         container_id = "" if start is None else start[-1]
         on_lost = self._lost(container_id) if container_id else self._exec_lost
-        return await connect(directory, exit_file, on_lost, control)
+        process = await connect(directory, exit_file, on_lost, control)
+        if plan["await_attach"]:
+            try:
+                await process.attach_first()
+            except (OSError, Conflict) as error:
+                process.close()
+                raise Internal(f"the monitor failed: {_trace(directory)}") from error
+        return process
 
     # --- a monitor that died -------------------------------------------------------------------------------------
 
