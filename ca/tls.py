@@ -29,17 +29,31 @@ class ServerTls:
         self._lock = threading.Lock()  # the fetcher runs in gRPC's threads
         self._identity = identity
         self._authorities = authorities
-        self._stale = False
-        self.credentials = grpc.dynamic_ssl_server_credentials(
-            self._configuration(), self._fetch, require_client_authentication=True
-        )
+        self._version = 0
+
+    @property
+    def credentials(self) -> grpc.ServerCredentials:
+        """For one port; a further port (or a server started again) takes them anew."""
+        with self._lock:
+            shown, initial = self._version, self._configuration()
+
+        def fetch() -> grpc.ServerCertificateConfiguration | None:
+            """Asked at each handshake; None means that nothing changed."""
+            nonlocal shown
+            with self._lock:
+                if shown == self._version:
+                    return None
+                shown = self._version
+                return self._configuration()
+
+        return grpc.dynamic_ssl_server_credentials(initial, fetch, require_client_authentication=True)
 
     def update(self, *, identity: Identity | None = None, authorities: Authorities | None = None) -> None:
         """Show another certificate, or trust other authorities, from now on."""
         with self._lock:
             self._identity = identity or self._identity
             self._authorities = authorities or self._authorities
-            self._stale = True
+            self._version += 1
 
     def verify(self, certificate: x509.Certificate) -> None:
         """The `Verify` of every service on this port. Raises Unauthorized or Forbidden."""
@@ -48,13 +62,6 @@ class ServerTls:
     def _configuration(self) -> grpc.ServerCertificateConfiguration:
         pair = (self._identity.key_pem, self._identity.chain_pem)
         return grpc.ssl_server_certificate_configuration([pair], root_certificates=self._authorities.bundle())
-
-    def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
-        with self._lock:
-            if not self._stale:
-                return None
-            self._stale = False
-            return self._configuration()
 
 
 def channel(addr: str, identity: Identity | KeyPair, root_pem: bytes, *, name: str = MANAGER_NAME) -> grpc.aio.Channel:

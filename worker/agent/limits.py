@@ -12,6 +12,9 @@ HEARTBEAT_EARLY = 0.1
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.1, 1.0
 """Between attempts to find a dispatcher; a full-jitter draw below it. Short, because a dead leader is replaced in
 under 3 s and the nodes should be back soon after."""
+LAG_TOLERATED_S = 10.0
+"""For so long after an assignment, a complete one of a lower index is taken for the word of a manager that lags, and
+refused; later it is the new truth (a cluster restored from a backup)."""
 REPORT_GATHER_S = 0.02
 """Statuses that come within this time travel together."""
 REPORT_UPDATES_MAX = 1_000

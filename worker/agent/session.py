@@ -96,7 +96,7 @@ class Session:
                 _check_sequence(message, expected)
                 expected = message.sequence + 1
                 await self._tasks.assign(message)
-                self._applied_index = message.index
+                self._applied_index = max(self._applied_index, message.index)
         raise Unavailable("the dispatcher ended the assignments")
 
     async def _send(self, updates: list[TaskStatusUpdate]) -> None:

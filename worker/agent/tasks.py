@@ -11,10 +11,12 @@ import logging
 
 from msgspec.structs import replace
 
+from api.errors import Unavailable
 from api.types.dispatch import AssignmentsMessage
 from api.types.objects import Task, TaskState, TaskStatus
 from base.clock import Clock
 from base.supervise import TaskOwner
+from worker.agent.limits import LAG_TOLERATED_S
 from worker.agent.reporter import Reporter
 from worker.agent.storage import AgentStorage, AssignedTask
 from worker.exec.controller import RETRY_S, Controller, TaskEngine
@@ -33,6 +35,7 @@ class TaskManager:
         self._owner = TaskOwner("tasks")
         self._tasks: dict[str, AssignedTask] = {}
         self._controllers: dict[str, Controller] = {}
+        self._index, self._index_at = 0, 0.0
 
     def statuses(self) -> dict[str, TaskStatus]:
         """The last recorded status of every task on this node."""
@@ -49,8 +52,11 @@ class TaskManager:
     async def assign(self, message: AssignmentsMessage) -> None:
         """Make what a dispatcher says ours. On return it is durable and the controllers know.
 
+        Raises: Unavailable when the dispatcher lags behind what another one has told us.
+
         Cancellation: what was not done yet is done by the next complete assignment.
         """
+        self._refuse_lagging(message)
         wanted = {task.id: task for task in message.update_tasks}
         gone = {task_id for task_id in message.remove_tasks if task_id in self._tasks}
         if message.complete:
@@ -63,6 +69,14 @@ class TaskManager:
         for task_id in changed:
             if task_id in self._tasks:
                 self._apply(self._tasks[task_id])
+        self._index, self._index_at = max(self._index, message.index), self._clock.monotonic()
+
+    def _refuse_lagging(self, message: AssignmentsMessage) -> None:
+        lags = message.complete and message.index < self._index
+        if lags and self._clock.monotonic() - self._index_at < LAG_TOLERATED_S:
+            raise Unavailable(f"the dispatcher stands at index {message.index}, we are at {self._index}")
+        if message.complete:
+            self._index = message.index
 
     def _merged(self, task: Task) -> AssignedTask:
         """Our record of a task after the managers' word: the wish is theirs, the status is ours."""
