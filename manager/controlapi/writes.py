@@ -168,8 +168,8 @@ class Writes:
         root = cluster.root_ca.certificate_pem
         tokens = cluster.join_tokens
         return JoinTokens(
-            worker=self._new_token(root) if operation.rotate_worker_token else tokens.worker,
-            manager=self._new_token(root) if operation.rotate_manager_token else tokens.manager,
+            worker=str(self._new_token(root)) if operation.rotate_worker_token else tokens.worker,
+            manager=str(self._new_token(root)) if operation.rotate_manager_token else tokens.manager,
         )
 
 

@@ -1,0 +1,162 @@
+"""Raft membership and the node records that go with it: who joins, who leaves, who is promoted or demoted.
+
+Runs on the leader. Invariant: a Raft id belongs to one node for ever; a node that comes back without its log gets a
+new one, since its old self may have voted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+
+import msgspec
+
+from api import errors
+from api.types.dispatch import RaftJoinResponse, RaftPeer
+from api.types.objects import Certificate, ManagerStatus, Node
+from api.types.swarm import NodeSpec
+from manager import operations as ops
+from manager.store.store import Batch, Store
+from manager.store.transitions import Component
+from raft.node import RaftNode
+
+log = logging.getLogger(__name__)
+
+KEEP_S = 1.0
+
+
+def new_raft_id() -> int:
+    """63 random bits, never 0."""
+    return secrets.randbits(63) or 1
+
+
+class Membership:
+    """Satisfies `manager.controlapi.writes.RaftMembers`."""
+
+    def __init__(self, store: Store, raft: RaftNode) -> None:
+        self._store = store
+        self._raft = raft
+
+    def handlers(self) -> ops.Handlers:
+        return {
+            ops.RegisterNode: self.register_node,
+            ops.JoinMember: self.join,
+            ops.LeaveMember: self.leave,
+            ops.GetMembers: self.members,
+        }
+
+    async def run(self) -> None:
+        """Gives learners their vote once they have caught up, and takes demoted nodes out. Until cancelled."""
+        while True:
+            for raft_id, member in self._raft.status().members.items():
+                if member.learner and member.recent_active:
+                    await self._promote(raft_id)
+            for node in self._store.view().all(Node):
+                if node.manager_status is not None and node.spec.role == "worker":
+                    await self._demote(node)
+            await asyncio.sleep(KEEP_S)
+
+    # --- what the control API asks ------------------------------------------------------------------------------
+
+    def safe_to_remove(self, raft_id: int) -> bool:
+        """Whether the voters that stay have a majority of reachable ones."""
+        members = self._raft.status().members
+        rest = [member for other, member in members.items() if other != raft_id and not member.learner]
+        return sum(member.recent_active for member in rest) > len(rest) // 2
+
+    async def remove(self, raft_id: int) -> None:
+        """Take a member out of Raft; one that is out already is fine."""
+        try:
+            await self._raft.remove(raft_id)
+        except errors.NotFound:
+            return
+
+    # --- operations ---------------------------------------------------------------------------------------------
+
+    async def register_node(self, operation: ops.RegisterNode) -> None:
+        """The node exists from its first certificate on."""
+        certificate = Certificate(role=operation.role, certificate_pem=operation.certificate_pem, state="issued")
+
+        def change(batch: Batch) -> None:
+            node = batch.view.get(Node, operation.node_id)
+            if node is None:
+                cluster = batch.view.cluster()
+                if cluster is not None and operation.node_id in cluster.removed_nodes:
+                    raise errors.Forbidden(f"node {operation.node_id} was removed from the swarm")
+                spec = NodeSpec(role=operation.role, availability="active")
+                node = Node(id=operation.node_id, spec=spec)
+            batch.put(msgspec.structs.replace(node, role=operation.role, certificate=certificate))
+
+        await self._store.update(Component.MANAGER, change)
+
+    async def join(self, operation: ops.JoinMember) -> RaftJoinResponse:
+        """Add the node as a learner; `run` promotes it when it has the log."""
+        node = self._store.view().get(Node, operation.node_id)
+        if node is None:
+            raise errors.Forbidden(f"node {operation.node_id} is not part of the swarm")
+        if node.spec.role != "manager":
+            raise errors.Forbidden(f"node {operation.node_id} is not to be a manager")
+        if node.manager_status is not None and node.manager_status.raft_id:
+            await self.remove(node.manager_status.raft_id)
+        raft_id = new_raft_id()
+        await self._set_manager_status(operation.node_id, ManagerStatus(raft_id=raft_id, addr=operation.addr))
+        await self._raft.add_learner(raft_id, operation.addr)
+        log.info("manager joins node=%s raft_id=%x addr=%s", operation.node_id, raft_id, operation.addr)
+        return RaftJoinResponse(raft_id=raft_id, peers=self._peers())
+
+    async def leave(self, operation: ops.LeaveMember) -> None:
+        """Take a manager out that wants to go."""
+        node = self._store.view().get(Node, operation.node_id)
+        if node is None or node.manager_status is None:
+            return
+        raft_id = node.manager_status.raft_id
+        if not self.safe_to_remove(raft_id):
+            raise errors.Conflict("can't remove member from the raft: this would result in a loss of quorum")
+        await self._set_manager_status(node.id, None)
+        await self.remove(raft_id)
+
+    async def members(self, operation: ops.GetMembers) -> ops.Members:
+        return {
+            str(raft_id): ops.MemberState(leader=member.is_leader, reachable=member.recent_active)
+            for raft_id, member in self._raft.status().members.items()
+        }
+
+    # --- steps --------------------------------------------------------------------------------------------------
+
+    async def _promote(self, raft_id: int) -> None:
+        try:
+            await self._raft.promote(raft_id)
+            log.info("manager has a vote raft_id=%x", raft_id)
+        except (errors.NotFound, errors.Conflict) as error:
+            log.info("promotion waits raft_id=%x reason=%s", raft_id, error)
+
+    async def _demote(self, node: Node) -> None:
+        status = node.manager_status
+        if status is None or not self.safe_to_remove(status.raft_id):
+            return
+        if status.raft_id == self._raft.raft_id:
+            await self._raft.transfer_leadership()
+            return
+        try:
+            await self.remove(status.raft_id)
+        except errors.Conflict as error:
+            log.info("demotion waits node=%s reason=%s", node.id, error)
+            return
+        await self._set_manager_status(node.id, None)
+        log.info("manager demoted node=%s", node.id)
+
+    async def _set_manager_status(self, node_id: str, status: ManagerStatus | None) -> None:
+        def change(batch: Batch) -> None:
+            node = batch.view.get(Node, node_id)
+            if node is not None and node.manager_status != status:
+                batch.put(msgspec.structs.replace(node, manager_status=status))
+
+        await self._store.update(Component.MANAGER, change)
+
+    def _peers(self) -> list[RaftPeer]:
+        nodes = {node.manager_status.raft_id: node.id for node in self._store.view().all(Node) if node.manager_status}
+        return [
+            RaftPeer(raft_id=raft_id, node_id=nodes.get(raft_id, ""), addr=member.addr)
+            for raft_id, member in self._raft.status().members.items()
+        ]
