@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import aclosing
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 from aiohttp import web
@@ -19,6 +18,14 @@ EVENT_FILTERS = ("container", "event", "image", "label", "type", "volume", "netw
                  "service", "node", "scope")  # fmt: skip
 
 
+class EventStream(Protocol):
+    """Events as they come; `close` ends it."""
+
+    def __aiter__(self) -> AsyncIterator[msgspec.Struct]: ...
+
+    def close(self) -> None: ...
+
+
 class SystemBackend(Protocol):
     """What this area needs of the daemon."""
 
@@ -26,10 +33,8 @@ class SystemBackend(Protocol):
 
     def version(self) -> VersionInfo: ...
 
-    def events(
-        self, since_ns: int | None, until_ns: int | None, wanted: dict[str, list[str]]
-    ) -> AsyncIterator[msgspec.Struct]:
-        """Past events from `since_ns`, then live ones until `until_ns` (forever when None)."""
+    def events(self, since_ns: int | None, until_ns: int | None, wanted: dict[str, list[str]]) -> EventStream:
+        """Past events from `since_ns`, then live ones until `until_ns` (forever when None); from this call on."""
         ...
 
     async def check_auth(self, auth: AuthConfig) -> str:
@@ -57,10 +62,13 @@ def routes(backend: SystemBackend) -> list[Route]:
             raise InvalidArgument(f"`since` time ({text(request, 'since')}) cannot be after `until` time "
                                   f"({text(request, 'until')})")  # fmt: skip
         wanted = filters(request, EVENT_FILTERS)
-        async with aclosing(_opened(backend.events(since, until, wanted))) as stream:
+        stream = backend.events(since, until, wanted)
+        try:
             response = await raw_stream(request, "application/json")
             async for event in stream:
                 await response.write(msgspec.json.encode(event) + b"\n")
+        finally:
+            stream.close()
         return response
 
     async def auth(request: web.Request) -> web.Response:
@@ -75,18 +83,6 @@ def routes(backend: SystemBackend) -> list[Route]:
         Route("GET", "/events", events),
         Route("POST", "/auth", auth),
     ]
-
-
-def _opened(events: Any) -> Any:
-    """An async generator as it is; any other iterator wrapped so that it can be closed."""
-    if hasattr(events, "aclose"):
-        return events
-
-    async def generate() -> AsyncIterator[msgspec.Struct]:
-        async for event in events:
-            yield event
-
-    return generate()
 
 
 def _moment(request: web.Request, name: str) -> int | None:

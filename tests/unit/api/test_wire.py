@@ -12,7 +12,7 @@ from api.wire import filters, head, stdcopy, versions
 frames = st.lists(st.tuples(st.integers(0, 2), st.binary(max_size=300)), max_size=8)
 
 
-@pytest.mark.promise("containers.attach.b3")
+@pytest.mark.promise("containers.attach.b15")
 @given(frames, st.lists(st.integers(1, 20)))
 def test_frames_survive_any_split(pieces: list[tuple[int, bytes]], cuts: list[int]) -> None:
     wire = b"".join(stdcopy.frame(stream, data) for stream, data in pieces)
@@ -25,6 +25,7 @@ def test_frames_survive_any_split(pieces: list[tuple[int, bytes]], cuts: list[in
     assert found == pieces
 
 
+@pytest.mark.promise("containers.attach.b11", "containers.attach.b13", "containers.attach.b14")
 def test_a_frame_head_is_eight_bytes_with_a_big_endian_length() -> None:
     assert stdcopy.frame(2, b"x" * 258) == b"\x02\x00\x00\x00\x00\x00\x01\x02" + b"x" * 258
 

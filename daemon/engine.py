@@ -1,0 +1,91 @@
+"""The engine's parts, made and joined: records, events, images, networks, volumes, runtime, containers.
+
+Start order is the order of trust: records first, then what containers stand on, containers last. Stop order is the
+reverse, and leaves containers running.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from api.types.auth import AuthConfig
+from base.clock import Clock
+from daemon.config import Config
+from worker.engine.containers.engine import Containers
+from worker.engine.events.bus import EventBus
+from worker.engine.images.builtin import ensure_busybox
+from worker.engine.images.registry import RegistryConfig
+from worker.engine.images.service import ImageService
+from worker.engine.images.store import ImageStore
+from worker.engine.networks.config import NetworkConfig
+from worker.engine.networks.controller import NetworkController
+from worker.engine.networks.ipam import AddressPools
+from worker.engine.records import Records
+from worker.engine.runtime.runtime import MonitorRuntime
+from worker.engine.volumes.store import VolumeStore
+
+BUSYBOX = Path("/bin/busybox")
+"""Debian's busybox-static; the built-in image is made from it when it is there."""
+
+
+class Engine:
+    """One per daemon."""
+
+    def __init__(self, config: Config, clock: Clock) -> None:
+        data, run = config.data_root, config.exec_root
+        self.records = Records(data / "engine.db")
+        self.events = EventBus(clock)
+        self.registry = RegistryConfig(mirrors=config.registry_mirrors, insecure=config.insecure_registries)
+        self.store = ImageStore(self.records, data, self.events, clock)
+        self.images = ImageService(self.store, self.registry)
+        self.networks = NetworkController(self.records, run, data, self.events, _networking(config), clock)
+        self.volumes = VolumeStore(self.records, data, self.events, clock)
+        self.runtime = MonitorRuntime(run, binary=config.runtime, clock=clock)
+        self.containers = Containers(
+            records=self.records,
+            runtime=self.runtime,
+            images=self.store,
+            networks=self.networks,
+            volumes=self.volumes,
+            events=self.events,
+            data_root=data,
+            exec_root=run,
+            clock=clock,
+        )
+        self._open = contextlib.AsyncExitStack()
+
+    async def start_up(self) -> None:
+        """Restore everything; containers that ran are adopted. What was started is closed again on failure."""
+        async with contextlib.AsyncExitStack() as stack:
+            await self.records.open()
+            stack.push_async_callback(self.records.close)
+            await self.store.start_up()
+            stack.push_async_callback(self.store.close)
+            await self.networks.start_up()
+            stack.push_async_callback(self.networks.close)
+            await self.volumes.start_up()
+            stack.push_async_callback(self.volumes.close)
+            await self.runtime.open()
+            stack.push_async_callback(self.runtime.close)
+            await self.containers.start_up()
+            stack.push_async_callback(self.containers.close)
+            if BUSYBOX.exists():
+                await ensure_busybox(self.store, BUSYBOX)
+            self._open = stack.pop_all()
+
+    async def pull(self, reference: str, auth: AuthConfig | None) -> None:
+        """Pull an image for a task."""
+        await self.images.pull(reference, auth)
+
+    async def close(self) -> None:
+        """Let go of everything; containers run on."""
+        await self._open.aclose()
+
+
+def _networking(config: Config) -> NetworkConfig:
+    pools = AddressPools()
+    if config.default_address_pools:
+        pools = AddressPools(tuple((IPv4Network(pool.base), pool.size) for pool in config.default_address_pools))
+    return NetworkConfig(bridge=config.bridge, bip=config.bip, pools=pools, mtu=config.mtu, dns=config.dns)
