@@ -1,0 +1,148 @@
+"""Tasks on the single-host engine: finds, makes, starts, stops and removes the one container of each task."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from api.errors import NotFound, NotModified, ShoalError
+from api.types.auth import AuthConfig
+from api.types.container import ContainerInspect, ContainerState, ContainerSummary, CreateAnswer, CreateBody
+from api.types.objects import Task
+from base.clock import NS
+from worker.engine.parts import ImageView, Volumes
+from worker.exec.body import TASK_ID_LABEL, create_body, named_volumes
+from worker.exec.step import Observation, Phase
+
+log = logging.getLogger(__name__)
+
+STILL_RUNNING_S = 0.5
+"""Pause when the engine says that a container's end has come while it shows it running (a policy restarted it)."""
+
+_PHASES = {
+    "created": Phase.CREATED,
+    "running": Phase.RUNNING,
+    "paused": Phase.RUNNING,
+    "restarting": Phase.RUNNING,
+}
+
+
+class ContainerApi(Protocol):
+    """`worker.engine.containers.Containers`, as far as tasks need it."""
+
+    async def create(self, name: str | None, body: CreateBody) -> CreateAnswer: ...
+
+    async def start(self, ref: str) -> None: ...
+
+    async def stop(self, ref: str, timeout_s: int | None) -> None: ...
+
+    async def remove(self, ref: str, *, force: bool = False, volumes: bool = False) -> None: ...
+
+    async def wait(self, ref: str) -> int: ...
+
+    async def inspect(self, ref: str) -> ContainerInspect: ...
+
+    async def list(self, *, all: bool = False, filters: Mapping[str, Sequence[str]]) -> Sequence[ContainerSummary]: ...
+
+
+class ImageApi(Protocol):
+    """The image store, as far as tasks need it."""
+
+    async def resolve(self, reference: str) -> ImageView: ...
+
+    async def pull(self, reference: str, auth: AuthConfig | None = None, progress: Any = None) -> str: ...
+
+
+class EngineAdapter:
+    """Satisfies `worker.exec.controller.TaskEngine`."""
+
+    def __init__(self, containers: ContainerApi, images: ImageApi, volumes: Volumes) -> None:
+        self._containers = containers
+        self._images = images
+        self._volumes = volumes
+        self._ids: dict[str, str] = {}
+        """Task -> container, learnt; the label on the container is the truth."""
+
+    async def observe(self, task: Task) -> Observation:
+        """By the known id, else by label: also a container from before a crash is found."""
+        known = self._ids.get(task.id)
+        if known is not None:
+            with contextlib.suppress(NotFound):
+                return _observation(await self._containers.inspect(known))
+            del self._ids[task.id]
+        found = await self._containers.list(all=True, filters={"label": [f"{TASK_ID_LABEL}={task.id}"]})
+        for summary in found:
+            with contextlib.suppress(NotFound):
+                seen = _observation(await self._containers.inspect(summary.id))
+                self._ids[task.id] = summary.id
+                return seen
+        return Observation(Phase.ABSENT)
+
+    async def prepare(self, task: Task) -> None:
+        """Make sure of the image and the volumes, create the container under the task's name."""
+        body = create_body(task)
+        await self._ensure_image(body.image)
+        async with self._volumes_of(task):
+            answer = await self._containers.create(task.name, body)
+        self._ids[task.id] = answer.id
+
+    async def start(self, container_id: str) -> None:
+        with contextlib.suppress(NotModified):
+            await self._containers.start(container_id)
+
+    async def wait(self, container_id: str) -> None:
+        with contextlib.suppress(NotFound):
+            await self._containers.wait(container_id)
+            if (await self._containers.inspect(container_id)).state.running:
+                await asyncio.sleep(STILL_RUNNING_S)
+
+    async def stop(self, container_id: str, grace_ns: int) -> None:
+        with contextlib.suppress(NotFound, NotModified):
+            await self._containers.stop(container_id, -(-grace_ns // NS))
+
+    async def remove(self, container_id: str) -> None:
+        with contextlib.suppress(NotFound):
+            await self._containers.remove(container_id, force=True, volumes=True)
+        self._ids = {task_id: known for task_id, known in self._ids.items() if known != container_id}
+
+    async def _ensure_image(self, reference: str) -> None:
+        """Local first, then the registry. Raises NotFound with Docker's text and why the pull failed."""
+        try:
+            await self._images.resolve(reference)
+        except NotFound as absent:
+            log.info("pulling image=%s", reference)
+            try:
+                await self._images.pull(reference, None, None)
+            except ShoalError as error:
+                raise NotFound(f"{absent.message} ({error.message})") from error
+
+    @contextlib.asynccontextmanager
+    async def _volumes_of(self, task: Task) -> AsyncIterator[None]:
+        """Volumes with a driver or labels of their own; those made here go again if the container can't be made."""
+        async with contextlib.AsyncExitStack() as undo:
+            for mount in named_volumes(task):
+                options = mount.volume_options
+                assert options is not None
+                driver = options.driver_config
+                name, extra = (driver.name or "local", driver.options) if driver is not None else ("local", {})
+                view = await self._volumes.ensure(mount.source, name, extra, options.labels)
+                if view.created:
+                    undo.push_async_callback(self._volumes.remove, view.name)
+            yield
+            undo.pop_all()
+
+
+def _observation(container: ContainerInspect) -> Observation:
+    state: ContainerState = container.state
+    phase = _PHASES.get(state.status, Phase.EXITED)
+    error = state.error or ("out of memory" if state.oom_killed else "")
+    return Observation(
+        phase=phase,
+        container_id=container.id,
+        pid=state.pid if phase is Phase.RUNNING else 0,
+        exit_code=state.exit_code,
+        error=error if phase is Phase.EXITED else "",
+    )
