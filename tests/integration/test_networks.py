@@ -14,6 +14,10 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 
+import dns.message
+import dns.query
+import dns.rcode
+import dns.rrset
 import pytest
 from pyroute2 import IPRoute
 
@@ -27,6 +31,14 @@ from worker.engine.records import Records
 from worker.engine.syscalls import netns
 
 pytestmark = pytest.mark.root
+
+
+@pytest.fixture(autouse=True)
+def _namespaces(tmp_path: Path) -> Iterator[None]:
+    """Let go of the namespaces of containers that a test leaves running."""
+    yield
+    for path in (tmp_path / "run/netns").glob("*"):
+        netns.remove(path)
 
 
 class Heard:
@@ -357,5 +369,86 @@ def test_the_default_bridge_avoids_the_hosts_networks(tmp_path: Path) -> None:
         async with controller(tmp_path) as networks:
             (config,) = networks.inspect("bridge").ipam.config or ()
             assert config.subnet == "172.18.0.0/16"
+
+    alone(body)
+
+
+async def resolve(sandbox: Sandbox, name: str, kind: str = "A", *, tcp: bool = False) -> dns.message.Message:
+    """Ask 127.0.0.11:53 from inside the sandbox."""
+    assert sandbox.netns is not None
+    question = dns.message.make_query(name, kind)
+    send = dns.query.tcp if tcp else dns.query.udp
+    return await asyncio.to_thread(netns.call, sandbox.netns, lambda: send(question, "127.0.0.11", timeout=3))
+
+
+async def addresses(sandbox: Sandbox, name: str, *, tcp: bool = False) -> set[str]:
+    response = await resolve(sandbox, name, tcp=tcp)
+    return {item.to_text() for rrset in response.answer for item in rrset}
+
+
+def test_names_resolve_on_user_networks_also_after_a_restart(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with controller(tmp_path) as networks:
+            await networks.create(NetworkCreate(name="blue"))
+            alias = {"blue": EndpointSettings(aliases=["www"])}
+            one = await networks.attach(request(tmp_path, "one", mode="blue", endpoints=alias))
+            two = await networks.attach(request(tmp_path, "two", mode="blue", endpoints=alias))
+            assert one.resolv_conf.read_text().startswith("nameserver 127.0.0.11\n")
+            assert await addresses(one, "two") == {"172.18.0.3"}
+            assert await addresses(one, "TWO.blue", tcp=True) == {"172.18.0.3"}
+            assert await addresses(two, "www") == {"172.18.0.2", "172.18.0.3"}
+            assert (await resolve(one, "two", "AAAA")).rcode() == dns.rcode.NOERROR
+            assert await addresses(one, "two", tcp=True) == {"172.18.0.3"}
+            pointer = await resolve(one, "3.0.18.172.in-addr.arpa", "PTR")
+            assert pointer.answer[0][0].to_text() == "two.blue."
+            late = await networks.attach(request(tmp_path, "late"))
+            assert "127.0.0.11" not in late.resolv_conf.read_text()
+            await networks.connect(("late" * 64)[:64], "blue", EndpointSettings(aliases=["tardy"]))
+            assert late.resolv_conf.read_text().startswith("nameserver 127.0.0.11\n")
+            assert await addresses(late, "one") == {"172.18.0.2"}
+            assert await addresses(one, "tardy") == {"172.18.0.4"}
+            await networks.detach(("two" * 64)[:64])
+            assert await addresses(one, "www") == {"172.18.0.2"}
+        async with controller(tmp_path) as networks:
+            await networks.reconcile([(name * 64)[:64] for name in ("one", "late")])
+            assert await addresses(one, "late") == {"172.18.0.4"}
+            await networks.detach(("one" * 64)[:64])
+            await networks.detach(("late" * 64)[:64])
+        assert len(links()) == 3
+
+    alone(body)
+
+
+class Upstream(asyncio.DatagramProtocol):
+    """A name server of the test: knows one name."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, addr: object) -> None:
+        question = dns.message.from_wire(data)
+        response = dns.message.make_response(question)
+        if question.question[0].name.to_text() == "example.test.":
+            response.answer.append(dns.rrset.from_text("example.test.", 5, "IN", "A", "192.0.2.7"))
+        else:
+            response.set_rcode(dns.rcode.NXDOMAIN)
+        self.transport.sendto(response.to_wire(), addr)  # type: ignore[attr-defined]
+
+
+def test_other_names_go_upstream_but_not_from_internal_networks(tmp_path: Path) -> None:
+    async def body() -> None:
+        loop = asyncio.get_running_loop()
+        upstream, _ = await loop.create_datagram_endpoint(Upstream, local_addr=("127.0.0.1", 53))
+        async with controller(tmp_path) as networks:
+            await networks.create(NetworkCreate(name="blue"))
+            await networks.create(NetworkCreate(name="inner", internal=True))
+            one = await networks.attach(request(tmp_path, "one", mode="blue", dns=["127.0.0.1"]))
+            two = await networks.attach(request(tmp_path, "two", mode="inner", dns=["127.0.0.1"]))
+            assert await addresses(one, "example.test") == {"192.0.2.7"}
+            assert (await resolve(one, "nobody.test")).rcode() == dns.rcode.NXDOMAIN
+            assert (await resolve(two, "example.test")).rcode() == dns.rcode.SERVFAIL
+            assert await addresses(two, "two") == {"172.19.0.2"}
+        upstream.close()
+        await asyncio.sleep(0)
 
     alone(body)

@@ -25,13 +25,14 @@ from worker.engine.networks import planning
 from worker.engine.networks import records as r
 from worker.engine.networks.catalog import PREDEFINED, Catalog, matcher, shown
 from worker.engine.networks.config import NetworkConfig
+from worker.engine.networks.dnsserver import DnsServer, DnsServers
 from worker.engine.networks.ipam import choose_subnet
 from worker.engine.networks.links import EndpointPlan
 from worker.engine.networks.names import NameTable
 from worker.engine.networks.plumbing import Plumbing
 from worker.engine.networks.ports import PortInUse, wishes
 from worker.engine.networks.records import EndpointRecord, NetworkRecord, SandboxRecord
-from worker.engine.networks.rendering import write_files, write_hosts
+from worker.engine.networks.rendering import upstreams, write_files, write_hosts
 from worker.engine.networks.rules import table_name
 from worker.engine.parts import Events, NetworkRequest, Sandbox
 from worker.engine.records import Delete, Put, Records
@@ -63,6 +64,7 @@ class NetworkController:
         self._retiring: dict[str, asyncio.Task[None]] = {}
         """By sandbox id: links that go away."""
         self._plumbing = Plumbing(table_name(str(data_root)))
+        self._resolvers = DnsServers()
         self._owner = TaskOwner("networks")
         self._changes = asyncio.Lock()
         """One change of the set of networks, or of a running container's endpoints, at a time."""
@@ -163,6 +165,7 @@ class NetworkController:
         """Containers keep their networking; ports are reserved again at the next start."""
         if self._retiring:
             await asyncio.wait(list(self._retiring.values()))
+        await self._resolvers.close()
         await self._owner.close()
         await self._plumbing.close()
 
@@ -186,7 +189,7 @@ class NetworkController:
             await self._records.write(Put(r.SANDBOXES, record.id, record))
             self._remember(record)
             await self._plumbing.build(record, planning.plans(record, self._catalog))
-            write_files(record, self._config, self._names)
+            await self._settle(record)
         except BaseException as error:
             await self._undo(record)
             if isinstance(error, OSError):
@@ -239,9 +242,34 @@ class NetworkController:
         for made in record.endpoints:
             self._names.remove(made)
 
+    async def _settle(self, record: SandboxRecord, *, resolver: bool = True) -> None:
+        """What a sandbox needs besides links: files, and its DNS server."""
+        write_files(record, self._config, self._names)
+        if record.embedded_dns and resolver:
+            await self._serve_names(record)
+
+    async def _serve_names(self, record: SandboxRecord) -> None:
+        container_id = record.container_id
+
+        def lookup(name: str) -> list[str] | None:
+            now = self._sandboxes.get(container_id)
+            return self._names.lookup(now, name) if now else None
+
+        def reverse(address: str) -> str | None:
+            now = self._sandboxes.get(container_id)
+            return self._names.reverse(now, address) if now else None
+
+        def servers() -> Sequence[str]:
+            now = self._sandboxes.get(container_id)
+            outward = now is not None and planning.gateway_endpoint(now.endpoints) is not None
+            return upstreams(now, self._config) if now and outward else ()
+
+        await self._resolvers.start(record.id, Path(record.netns), DnsServer(lookup, reverse, servers))
+
     async def _undo(self, record: SandboxRecord) -> None:
         """After an attach that failed: nothing of it stays when this returns."""
         self._forget(record)
+        await self._resolvers.stop(record.id)
         try:
             await self._plumbing.tear_down(record)
         finally:
@@ -259,6 +287,7 @@ class NetworkController:
         if record is None:
             return
         self._forget(record)
+        await self._resolvers.stop(record.id)
         await self._plumbing.tear_down(record)
         task = self._owner.spawn(self._retire(record), name=f"retire-{record.id[:12]}")
         self._retiring[record.id] = task
@@ -280,11 +309,18 @@ class NetworkController:
                 self._forget(record)
                 await self._plumbing.tear_down(record)
                 await self._retire(record)
-            elif record.owned and not await self._plumbing.namespace_of(record):
-                log.warning("network namespace of a running container is lost container=%s", record.container_id)
+            elif record.owned:
+                await self._take_up_again(record)
         known = {record.netns for record in self._sandboxes.values() if record.owned}
         await self._plumbing.sweep(self._namespaces, known)
         await self._write_rules()
+
+    async def _take_up_again(self, record: SandboxRecord) -> None:
+        """A sandbox whose container ran on while no daemon was there: its DNS server went, the rest is untouched."""
+        if not await self._plumbing.namespace_of(record):
+            log.warning("network namespace of a running container is lost container=%s", record.container_id)
+        elif record.embedded_dns:
+            await self._serve_names(record)
 
     # --- endpoints of running containers ----------------------------------------------------------------------
 
@@ -312,7 +348,7 @@ class NetworkController:
                 await self._records.write(Put(r.SANDBOXES, record.id, changed))
                 await self._plumbing.join(changed, self._one_plan(changed, made))
                 self._remember(changed)
-                write_files(changed, self._config, self._names)
+                await self._settle(changed, resolver=changed.embedded_dns != record.embedded_dns)
             except BaseException:
                 self._remember(record)
                 planning.release([made], self._catalog)

@@ -60,8 +60,10 @@ def resolver_text(record: SandboxRecord, config: NetworkConfig) -> str:
 
 
 def upstreams(record: SandboxRecord, config: NetworkConfig) -> tuple[str, ...]:
-    """Where the embedded DNS asks on behalf of this container."""
-    return files.usable_upstreams(files.parse_resolv_conf(_read(config.resolv_conf)), record.dns or config.dns)
+    """Where the embedded DNS asks on behalf of this container. It asks from the host's namespace, so the host's own
+    loopback servers will do."""
+    host = files.parse_resolv_conf(_read(config.resolv_conf))
+    return record.dns or config.dns or host.servers or files.FALLBACK_SERVERS
 
 
 def _read(path: Path) -> str:
