@@ -98,7 +98,8 @@ def failure(action: str, words: str, process: dict[str, Any]) -> ShoalError:
         where = "no such file or directory" if "/" in args[0] else "executable file not found in $PATH"
         return InvalidArgument(f'{head}exec: "{args[0]}": {where}: unknown')
     if "open executable" in lowered or lowered.startswith("exec"):
-        reason = words.rsplit(": ", 1)[-1].lower()
+        # A directory is refused as "operation not permitted"; clients look for Docker's word.
+        reason = words.rsplit(": ", 1)[-1].lower().replace("operation not permitted", "permission denied")
         return InvalidArgument(f'{head}exec: "{args[0]}": {reason}: unknown')
     if "chdir" in lowered or "cwd" in lowered:
         reason = words.rsplit(": ", 1)[-1].lower()

@@ -51,6 +51,19 @@ def processes(pid: int) -> list[int]:
     return sorted(set(found))
 
 
+def remove_stray_directory(cgroup: str) -> None:
+    """Where v1 and v2 were mixed, crun leaves a plain directory with a plain `cgroup.procs` in place of the v2 cgroup
+    (see worker.engine.syscalls.mountns)."""
+    if not cgroup or (ROOT / "unified/cgroup.controllers").exists():
+        return
+    directory = ROOT / "unified" / cgroup.lstrip("/")
+    try:
+        (directory / "cgroup.procs").unlink(missing_ok=True)
+        directory.rmdir()
+    except OSError:
+        pass  # it is not there, or not empty and then not ours
+
+
 def _cgroup(pid: int, controller: str) -> tuple[Path, int]:
     try:
         lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()

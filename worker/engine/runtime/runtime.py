@@ -83,6 +83,7 @@ class MonitorRuntime:
         directory.mkdir(mode=0o700)
         try:
             (directory / "id").write_text(plan.id)
+            (directory / "cgroup").write_text(plan.spec.get("linux", {}).get("cgroupsPath", ""))
             plan.exit_file.unlink(missing_ok=True)
             assert self._bpf is not None, "the runtime is not open"
             spec = dict(plan.spec)
@@ -166,6 +167,7 @@ class MonitorRuntime:
     async def _sweep(self, container_id: str) -> None:
         """Remove all traces, whatever is there."""
         await self._crun.delete(container_id)
+        freezer.remove_stray_directory(_read(self._directory(container_id) / "cgroup"))
         short = container_id[:SHORT]
         for directory in [self._directory(container_id), *self._execs.glob(f"{short}.*")]:
             self._exec_processes.pop(directory, None)
@@ -325,15 +327,16 @@ class MonitorRuntime:
         return self._execs / f"{container_id[:SHORT]}.{exec_id[:SHORT]}"
 
 
-def _read_pid(directory: Path) -> int:
+def _read(file: Path) -> str:
     try:
-        return int((directory / "pid").read_text())
-    except (OSError, ValueError):
-        return 0
+        return file.read_text()
+    except OSError:
+        return ""
+
+
+def _read_pid(directory: Path) -> int:
+    return int(_read(directory / "pid") or 0)
 
 
 def _trace(directory: Path) -> str:
-    try:
-        return (directory / "monitor.err").read_text()
-    except OSError:
-        return "none (it was killed)"
+    return _read(directory / "monitor.err") or "none (it was killed)"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 CLONE_NEWNS = 0x00020000
 MS_REC, MS_SLAVE = 0x4000, 0x80000
+MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
 MNT_DETACH = 2
 UNIFIED = Path("/sys/fs/cgroup/unified")
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -40,12 +41,15 @@ def enter_private_mount_namespace(exec_root: Path | None = None) -> bool:
         raise _error("mount(MS_SLAVE) /")
     if _libc.umount2(os.fsencode(UNIFIED), MNT_DETACH) != 0:
         raise _error(f"umount {UNIFIED}")
+    # crun makes plain directories in what it takes for the v2 hierarchy: let them be in a tmpfs of our own.
+    if _libc.mount(b"tmpfs", os.fsencode(UNIFIED), b"tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, b"mode=755") != 0:
+        raise _error(f"mount(tmpfs) {UNIFIED}")
     return True
 
 
 def is_hybrid() -> bool:
     """Whether cgroup v2 is mounted beside v1 controllers."""
-    return os.path.ismount(UNIFIED) and not Path("/sys/fs/cgroup/cgroup.controllers").exists()
+    return (UNIFIED / "cgroup.controllers").exists() and not Path("/sys/fs/cgroup/cgroup.controllers").exists()
 
 
 def _live_monitor(exec_root: Path) -> int | None:
