@@ -12,7 +12,7 @@ import contextlib
 import socket
 import ssl
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,17 @@ async def renew(addr: str, identity: Identity) -> Identity:
     if (fresh.node_id, fresh.cluster_id) != (identity.node_id, identity.cluster_id):
         raise Internal("the manager issued a certificate for somebody else")
     return fresh
+
+
+async def renew_any(addrs: Sequence[str], identity: Identity) -> Identity:
+    """`renew` with the first of these managers that is there. Raises Unavailable when none is."""
+    error: Unavailable | None = None
+    for addr in addrs:
+        try:
+            return await renew(addr, identity)
+        except Unavailable as unavailable:
+            error = unavailable
+    raise error or Unavailable("no manager is known")
 
 
 async def _obtain(addr: str, proof: Identity | KeyPair, root_pem: bytes) -> Identity:

@@ -11,11 +11,15 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from api.errors import NotFound, Unavailable
-from api.types.dispatch import ManagerPeer, SessionMessage
+from api.errors import Forbidden, NotFound, Unavailable
+from api.rpc.client import call
+from api.rpc.swarm_methods import DISPATCHER_HEARTBEAT
+from api.types.dispatch import HeartbeatRequest, ManagerPeer, SessionMessage
 from api.types.objects import NodeDescription, Task, TaskState, TaskStatus
 from base.clock import SystemClock
+from ca.certificates import join_leaf
 from ca.tls import channel
+from ca.tokens import parse_token
 from tests.unit.agent.dispatcher import Dispatcher
 from tests.unit.ca.swarm import Manager, new_identity
 from tests.unit.exec.engine import FakeEngine
@@ -233,3 +237,15 @@ async def test_a_manager_that_lags_behind_does_not_take_tasks_away(world: World)
         count = len(world.dispatcher.heartbeats)
         await world.dispatcher.until(lambda: len(world.dispatcher.heartbeats) > count + 2)
     assert world.engine.boxes["t1"].phase is Phase.RUNNING
+
+
+async def test_a_joiner_is_no_node_yet(world: World) -> None:
+    token = parse_token(world.manager.cluster().join_tokens.manager)
+    leaf = join_leaf(token.secret, token.digest, "manager", SystemClock().now_ns())
+    connection = channel(world.manager.addr, leaf, world.manager.identity.root_pem)
+    try:
+        with pytest.raises(Forbidden, match="not open to swarm-join-manager"):
+            await call(connection, DISPATCHER_HEARTBEAT, HeartbeatRequest(session_id="x"), timeout=5)
+    finally:
+        await connection.close(None)
+    assert world.dispatcher.sessions == []
