@@ -1,6 +1,7 @@
 """What the swarm routers need from below, as Protocols: `daemon` joins them with the manager's control API.
 
-Every method raises error kinds of `api.errors`; `ClusterBackend.control` raises NotInSwarm on a node that is no manager.
+Every method raises error kinds of `api.errors`; `ClusterBackend.control` raises NotInSwarm on a node that is no
+manager.
 """
 
 from __future__ import annotations

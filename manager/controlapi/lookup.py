@@ -113,9 +113,17 @@ def list_tasks(view: View, filters: Filters, self_id: str = "") -> list[Task]:
             "service": lambda task, value: task.service_id in services,
             "node": lambda task, value: task.node_id in nodes,
             "label": lambda task, value: _has_label(task.labels, value),
+            "_up-to-date": lambda task, value: _up_to_date(view, task) is (value.lower() in ("1", "true")),
+            "runtime": lambda task, value: value == "container",
             "desired-state": lambda task, value: task.desired_state.label == value.lower(),
         },
     )
+
+
+def _up_to_date(view: View, task: Task) -> bool:
+    """Whether the task was made from its service's present spec."""
+    service = view.get(Service, task.service_id)
+    return service is not None and task.spec == service.spec.task_template
 
 
 def _select(items: Iterable[T], filters: Filters, tests: Mapping[str, Callable[[T, str], bool]]) -> list[T]:

@@ -15,8 +15,11 @@ from api.types.swarm import (
     EndpointSpec,
     Mount,
     NodeSpec,
+    Placement,
     ReplicatedService,
+    ResourceRequirements,
     Resources,
+    RestartPolicy,
     ServiceMode,
     ServiceSpec,
     SwarmSpec,
@@ -40,14 +43,36 @@ _LOG_DRIVERS = frozenset(
 
 
 def service_spec(spec: ServiceSpec) -> ServiceSpec:
-    """The spec with its defaults written in (mode); raises what is wrong with it."""
+    """The spec in canonical form; raises what is wrong with it.
+
+    Canonical: parts that mean the same left out or empty are empty. So a client that reads a spec and sends it back
+    changes nothing, and tasks are not replaced for a difference that makes none.
+    """
     _name(spec.name)
     _labels("Labels", spec.labels)
     _task_template(spec.task_template)
     _networks(spec)
     _endpoint(spec.endpoint_spec)
     _update_config(spec)
-    return msgspec.structs.replace(spec, mode=_mode(spec.mode))
+    return msgspec.structs.replace(
+        spec,
+        mode=_mode(spec.mode),
+        task_template=_canonical(spec.task_template),
+        endpoint_spec=spec.endpoint_spec or EndpointSpec(),
+    )
+
+
+def _canonical(task: TaskSpec) -> TaskSpec:
+    resources = task.resources or ResourceRequirements()
+    policy = task.restart_policy or RestartPolicy()
+    return msgspec.structs.replace(
+        task,
+        resources=ResourceRequirements(
+            limits=resources.limits or Resources(), reservations=resources.reservations or Resources()
+        ),
+        restart_policy=msgspec.structs.replace(policy, max_attempts=policy.max_attempts or 0),
+        placement=task.placement or Placement(),
+    )
 
 
 def node_spec(spec: NodeSpec) -> None:

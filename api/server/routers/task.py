@@ -1,0 +1,27 @@
+"""Task endpoints (v1.24 section 3.10): parse, call, reply."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from api.server.backends import ClusterBackend
+from api.server.http import Route, filters, reply
+from api.server.views import task_view
+
+FILTERS = ("id", "name", "service", "node", "label", "desired-state", "_up-to-date", "runtime")
+
+
+def routes(backend: ClusterBackend) -> list[Route]:
+    """The routes of this area."""
+
+    async def list_tasks(request: web.Request) -> web.StreamResponse:
+        tasks = await backend.control().list_tasks(filters(request, FILTERS))
+        return reply(request, [task_view(task) for task in tasks])
+
+    async def inspect(request: web.Request) -> web.StreamResponse:
+        return reply(request, task_view(await backend.control().get_task(request.match_info["id"])))
+
+    return [
+        Route("GET", "/tasks", list_tasks),
+        Route("GET", "/tasks/{id}", inspect),
+    ]

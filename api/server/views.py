@@ -1,0 +1,199 @@
+"""Swarm domain objects as the JSON of v1.24 (sections 3.7 to 3.10). Pure.
+
+Invariant: a spec that a client reads here and sends back unchanged is the same spec; so what is shown beyond what was
+stored is only each field's default.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import UNSET
+
+from api.types.objects import Cluster, Endpoint, Meta, Node, Service, Task, UpdateStatus
+from api.types.swarm import EndpointSpec, NodeSpec, PortConfig, ServiceSpec, SwarmSpec, TaskSpec
+from api.types.swarm_views import (
+    ContainerStatusView,
+    DescriptionView,
+    EndpointView,
+    EngineView,
+    JoinTokensView,
+    ManagerStatusView,
+    NodeStatusView,
+    NodeView,
+    PlatformView,
+    PluginView,
+    ResourcesView,
+    ServiceView,
+    SpecBody,
+    SwarmView,
+    TaskStatusView,
+    TaskView,
+    UpdateStatusView,
+    Version,
+    VirtualIPView,
+)
+from base.clock import rfc3339nano
+
+
+def _head(item_id: str, meta: Meta) -> dict[str, Any]:
+    return {
+        "id": item_id,
+        "version": Version(index=meta.version),
+        "created_at": rfc3339nano(meta.created_at),
+        "updated_at": rfc3339nano(meta.updated_at),
+    }
+
+
+def _body(spec: msgspec.Struct) -> SpecBody:
+    body: SpecBody = msgspec.to_builtins(spec)
+    return body
+
+
+def swarm_view(cluster: Cluster) -> SwarmView:
+    tokens = cluster.join_tokens
+    return SwarmView(
+        **_head(cluster.id, cluster.meta),
+        spec=swarm_spec_body(cluster.spec),
+        join_tokens=JoinTokensView(worker=tokens.worker, manager=tokens.manager),
+    )
+
+
+def swarm_spec_body(spec: SwarmSpec) -> SpecBody:
+    body = _body(spec)
+    for part in ("Orchestration", "Raft", "Dispatcher", "CAConfig", "TaskDefaults"):
+        body.setdefault(part, {})
+    body.setdefault("Labels", {})
+    body.setdefault("EncryptionConfig", {"AutoLockManagers": False})
+    return body
+
+
+def node_view(node: Node) -> NodeView:
+    manager = node.manager_status
+    return NodeView(
+        **_head(node.id, node.meta),
+        spec=node_spec_body(node.spec),
+        description=_description(node),
+        status=NodeStatusView(
+            state=node.status.state.value, message=node.status.message or UNSET, addr=node.status.addr or UNSET
+        ),
+        manager_status=UNSET
+        if manager is None
+        else ManagerStatusView(leader=manager.leader or UNSET, reachability=manager.reachability, addr=manager.addr),
+    )
+
+
+def node_spec_body(spec: NodeSpec) -> SpecBody:
+    body = _body(spec)
+    body.setdefault("Labels", {})
+    return body
+
+
+def _description(node: Node) -> DescriptionView:
+    known = node.description
+    if known is None:
+        return DescriptionView()
+    return DescriptionView(
+        hostname=known.hostname,
+        platform=PlatformView(architecture=known.architecture, os=known.os),
+        resources=ResourcesView(nano_cpus=known.nano_cpus, memory_bytes=known.memory_bytes),
+        engine=EngineView(
+            engine_version=known.engine.engine_version,
+            labels=known.engine.labels,
+            plugins=[PluginView(type=kind, name=name) for kind, name in known.engine.plugins],
+        ),
+    )
+
+
+def service_view(service: Service) -> ServiceView:
+    return ServiceView(
+        **_head(service.id, service.meta),
+        spec=service_spec_body(service.spec),
+        previous_spec=UNSET if service.previous_spec is None else service_spec_body(service.previous_spec),
+        endpoint=_endpoint(service.endpoint, service.spec.endpoint_spec),
+        update_status=UNSET if service.update_status is None else _update_status(service.update_status),
+    )
+
+
+def service_spec_body(spec: ServiceSpec) -> SpecBody:
+    body = _body(spec)
+    body.setdefault("Labels", {})
+    body["TaskTemplate"] = task_spec_body(spec.task_template)
+    body["EndpointSpec"] = endpoint_spec_body(spec.endpoint_spec)
+    if spec.update_config is not None:
+        config = spec.update_config
+        body["UpdateConfig"]["Parallelism"] = config.parallelism
+        body["UpdateConfig"]["FailureAction"] = config.failure_action
+    return body
+
+
+def task_spec_body(spec: TaskSpec) -> SpecBody:
+    body = _body(spec)
+    container = body.setdefault("ContainerSpec", {})
+    for shown, mount in zip(container.get("Mounts", []), spec.container_spec.mounts, strict=True):
+        shown["Type"] = mount.type
+    resources = body.setdefault("Resources", {})
+    resources.setdefault("Limits", {})
+    resources.setdefault("Reservations", {})
+    policy = body.setdefault("RestartPolicy", {})
+    policy.setdefault("Condition", "any")
+    policy.setdefault("MaxAttempts", 0)
+    body.setdefault("Placement", {})
+    return body
+
+
+def endpoint_spec_body(spec: EndpointSpec | None) -> SpecBody:
+    spec = spec or EndpointSpec()
+    body: SpecBody = {"Mode": spec.mode}
+    if spec.ports:
+        body["Ports"] = [_port(port) for port in spec.ports]
+    return body
+
+
+def _port(port: PortConfig) -> SpecBody:
+    body = _body(port)
+    body["Protocol"] = port.protocol
+    return body
+
+
+def _endpoint(endpoint: Endpoint | None, spec: EndpointSpec | None) -> EndpointView:
+    if endpoint is None:
+        return EndpointView(spec={})
+    return EndpointView(
+        spec=endpoint_spec_body(spec),
+        ports=[_port(port) for port in endpoint.ports] or UNSET,
+        virtual_ips=[VirtualIPView(network_id=vip.network_id, addr=vip.addr) for vip in endpoint.virtual_ips] or UNSET,
+    )
+
+
+def _update_status(status: UpdateStatus) -> UpdateStatusView:
+    return UpdateStatusView(
+        state=status.state,
+        started_at=rfc3339nano(status.started_at),
+        completed_at=rfc3339nano(status.completed_at) if status.completed_at else UNSET,
+        message=status.message,
+    )
+
+
+def task_view(task: Task) -> TaskView:
+    status = task.status
+    return TaskView(
+        **_head(task.id, task.meta),
+        name=task.name,
+        labels=task.labels,
+        spec=task_spec_body(task.spec),
+        service_id=task.service_id or UNSET,
+        slot=task.slot or UNSET,
+        node_id=task.node_id or UNSET,
+        status=TaskStatusView(
+            timestamp=rfc3339nano(status.timestamp),
+            state=status.state.label,
+            message=status.message or UNSET,
+            err=status.err or UNSET,
+            container_status=ContainerStatusView(
+                container_id=status.container_id or UNSET, pid=status.pid or UNSET, exit_code=status.exit_code or UNSET
+            ),
+        ),
+        desired_state=task.desired_state.label,
+    )
