@@ -106,6 +106,12 @@ class BlobStore:
         """Begin a blob."""
         return BlobWriter(self)
 
+    def spool(self) -> Path:
+        """An empty temporary file; the caller removes it, or the next start does."""
+        fd, name = tempfile.mkstemp(dir=self.temporary)
+        os.close(fd)
+        return Path(name)
+
     def put(self, data: bytes) -> str:
         """Write a small blob; returns its digest."""
         with self.writer() as writer:

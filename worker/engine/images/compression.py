@@ -10,7 +10,8 @@ import hashlib
 import io
 import lzma
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import zstandard
@@ -20,6 +21,7 @@ from api.errors import Cancelled, InvalidArgument
 from worker.engine.images import limits
 from worker.engine.images.tarstream import Readable
 
+_GZIP, _ZSTD, _BZIP2, _XZ = _MAGICS = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ\x00")
 _ERRORS: tuple[type[Exception], ...] = (
     EOFError,
     OSError,
@@ -33,16 +35,35 @@ def open_plain(file: BinaryIO) -> Readable:
     """The uncompressed content of a file that may be compressed."""
     buffered = io.BufferedReader(cast("io.RawIOBase", file), limits.CHUNK)
     head = buffered.peek(6)[:6]
-    if head.startswith(b"\x1f\x8b"):
+    if head.startswith(_GZIP):
         return cast(Readable, cast(Any, igzip).open(buffered, "rb"))
-    if head.startswith(b"\x28\xb5\x2f\xfd"):
+    if head.startswith(_ZSTD):
         decompressor = zstandard.ZstdDecompressor(max_window_size=limits.ZSTD_WINDOW_MAX)
         return decompressor.stream_reader(buffered, read_size=limits.CHUNK, read_across_frames=True)
-    if head.startswith(b"BZh"):
+    if head.startswith(_BZIP2):
         return bz2.BZ2File(buffered)
-    if head.startswith(b"\xfd7zXZ\x00"):
+    if head.startswith(_XZ):
         return lzma.LZMAFile(buffered)
     return buffered
+
+
+def is_compressed(path: Path) -> bool:
+    """Whether `open_plain` would inflate this file."""
+    with open(path, "rb") as file:
+        return file.read(6).startswith(_MAGICS)
+
+
+def read_plain(file: BinaryIO) -> Iterator[bytes]:
+    """The uncompressed content in chunks. Raises InvalidArgument when it is damaged."""
+    plain = open_plain(file)
+    while True:
+        try:
+            data = plain.read(limits.CHUNK)
+        except _ERRORS as error:
+            raise InvalidArgument(f"archive is damaged: {str(error) or type(error).__name__}") from error
+        if not data:
+            return
+        yield data
 
 
 class LayerReader:
@@ -55,6 +76,8 @@ class LayerReader:
         self._stop = stop
         self._progress = progress
         self._reported = 0
+        self.size = 0
+        """Uncompressed bytes so far."""
         self._buffer = memoryview(b"")
 
     def _fill(self) -> None:
@@ -65,6 +88,7 @@ class LayerReader:
         except _ERRORS as error:
             raise InvalidArgument(f"archive is damaged: {str(error) or type(error).__name__}") from error
         self._hash.update(data)
+        self.size += len(data)
         self._buffer = memoryview(data)
         if self._progress is not None:
             at = self._file.tell()

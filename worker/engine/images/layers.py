@@ -47,6 +47,8 @@ class Unpacked:
     diff_id: str
     size: int
     """Bytes in files."""
+    tar_size: int
+    """Bytes of the uncompressed archive."""
 
 
 class LayerStore:
@@ -117,7 +119,7 @@ class LayerStore:
         except BaseException:
             remove_tree(home)
             raise
-        return Unpacked(chain, diff_id, done.bytes)
+        return Unpacked(chain, diff_id, done.bytes, reader.size)
 
     def sync(self) -> None:
         """All layers that were unpacked are on disk when this returns."""

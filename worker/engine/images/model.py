@@ -40,6 +40,8 @@ class LayerRecord(Record, kw_only=True, frozen=True, omit_defaults=True):
     blob_size: int
     size: int = 0
     """Bytes in its files."""
+    tar_size: int = 0
+    """Bytes of its uncompressed archive."""
 
 
 class ReferenceRecord(Record, kw_only=True, frozen=True, omit_defaults=True):

@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 
 from api.errors import InvalidArgument, NotFound
+from api.types.image import ImageRemoved
 from base.clock import Clock
 from base.offload import Pool
 from base.supervise import TaskOwner
@@ -244,7 +245,12 @@ class ImageStore:
             if record is None:
                 size = self.blobs.path(blob).stat().st_size
                 record = LayerRecord(
-                    chain=done.chain_id, diff_id=done.diff_id, blob=blob, blob_size=size, size=done.size
+                    chain=done.chain_id,
+                    diff_id=done.diff_id,
+                    blob=blob,
+                    blob_size=size,
+                    size=done.size,
+                    tar_size=done.tar_size,
                 )
                 self.index.layers[record.chain] = record
             ingestion.pin(record.blob)
@@ -360,16 +366,20 @@ class ImageStore:
         config = self.index.configs.get(image)
         return {**(labels_of(config) if config is not None else {}), "name": name}
 
+    def publish_pull(self, reference: Reference, image: str) -> None:
+        """A pull's actor is the name that was pulled."""
+        self._events.publish("image", "pull", reference.familiar(), self.attributes(image, reference.familiar_name))
+
     def publish(self, action: str, image: str, name: str) -> None:
         """Tell of an event of an image whose actor is the image itself."""
         self._events.publish("image", action, image, self.attributes(image, name))
 
     # --- removal ---
 
-    async def remove(self, text: str, *, force: bool = False, prune: bool = True) -> list[dict[str, str]]:
+    async def remove(self, text: str, *, force: bool = False, prune: bool = True) -> list[ImageRemoved]:
         """Remove a name or an image (v1.24 "Remove an image").
 
-        Returns: `{"Untagged": name}` and `{"Deleted": id}` objects, untagged first. Raises NotFound, Conflict.
+        Returns what was untagged, then what was deleted. Raises NotFound, Conflict.
         """
         async with self._change:
             named = None
@@ -387,7 +397,8 @@ class ImageStore:
         for image in plan.delete:
             self._events.publish("image", "delete", image, attributes[image])
         gone: Sequence[str] = [*plan.delete, *reversed(layers)]
-        return [{"Untagged": name.familiar()} for name in plan.untag] + [{"Deleted": digest} for digest in gone]
+        untagged = [ImageRemoved(untagged=reference.familiar()) for reference in plan.untag]
+        return untagged + [ImageRemoved(deleted=digest) for digest in gone]
 
     async def _apply(self, untag: Sequence[Reference], delete: Sequence[str]) -> None:
         changes: list[Put | Delete] = [Delete(REFERENCES, str(reference)) for reference in untag]

@@ -1,0 +1,235 @@
+"""Pulling an image: manifest, configuration and layers, every one verified before it counts.
+
+Layers download in parallel (bounded) and are unpacked in order as they arrive. Nothing is registered unless all of it
+is there; what a failed or cancelled pull brought is removed. Messages are Docker's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import aiohttp
+
+from api.errors import InvalidArgument, NotFound, ShoalError, Unavailable
+from api.types.auth import AuthConfig
+from worker.engine.images import limits
+from worker.engine.images.blobs import BlobWriter
+from worker.engine.images.manifest import Descriptor, Manifest, choose_platform, host_architecture, parse_manifest
+from worker.engine.images.model import ImageConfig, parse_config
+from worker.engine.images.names import Reference
+from worker.engine.images.progress import Report, state, step
+from worker.engine.images.registry import Endpoint, RegistryConfig, RegistryError, Repository, endpoints, explain
+from worker.engine.images.store import ImageStore, Ingestion
+
+_PROGRESS_INTERVAL_S = 0.1
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a registry said an image is."""
+
+    manifest: Manifest
+    config: bytes
+    image: ImageConfig
+    image_id: str
+    digest: str
+    """Of what the reference names: the index, if it is one."""
+
+
+class Puller:
+    """Pulls images into a store."""
+
+    def __init__(self, store: ImageStore, config: RegistryConfig) -> None:
+        self._store = store
+        self._config = config
+
+    async def pull(self, reference: Reference, auth: AuthConfig | None, report: Report) -> str:
+        """Pull by tag or digest; returns the image id.
+
+        Raises: NotFound (unknown, or no access), Unavailable (registry unreachable or broken), InvalidArgument
+        (damaged or wrong content). Nothing of the image is left then.
+        """
+        refused: ShoalError | None = None
+        for endpoint in endpoints(reference, self._config):
+            try:
+                async with self._session(endpoint, reference, auth) as repository:
+                    found = await self._find(repository, reference)
+                    return await self._fetch(repository, reference, found, report)
+            except Unavailable as error:
+                # A clear "there is no such image" of a mirror says more than a later "no route to host".
+                refused = self._worse(refused, explain(error, reference))
+            except NotFound as error:
+                refused = error
+            except ShoalError as error:
+                refused = explain(error, reference)
+                if not endpoint.mirror:
+                    break
+        assert refused is not None, "there is always an endpoint"
+        raise refused
+
+    @staticmethod
+    def _worse(before: ShoalError | None, now: ShoalError) -> ShoalError:
+        return before if isinstance(before, NotFound) and isinstance(now, Unavailable) else now
+
+    def _session(self, endpoint: Endpoint, reference: Reference, auth: AuthConfig | None) -> Repository:
+        return Repository(endpoint, reference.path, auth, self._config.retry_delay_s)
+
+    async def tags(self, reference: Reference, auth: AuthConfig | None) -> list[str]:
+        """All tags of a repository, for `pull --all-tags`."""
+        refused: ShoalError | None = None
+        for endpoint in endpoints(reference, self._config):
+            try:
+                async with self._session(endpoint, reference, auth) as repository:
+                    return await repository.tags()
+            except ShoalError as error:
+                refused = self._worse(refused, explain(error, reference))
+        assert refused is not None, "there is always an endpoint"
+        raise refused
+
+    async def _find(self, repository: Repository, reference: Reference) -> _Found:
+        raw, _media_type, digest = await repository.manifest(reference.digest or reference.tag)
+        manifest = parse_manifest(raw)
+        if manifest.is_index:
+            chosen = choose_platform(manifest.manifests, host_architecture())
+            raw, _media_type, _digest = await repository.manifest(chosen.digest)
+            manifest = parse_manifest(raw)
+        if manifest.config is None:
+            raise InvalidArgument("invalid manifest: an index within an index")
+        if manifest.config.size > limits.CONFIG_MAX:
+            raise InvalidArgument(f"image configuration is larger than {limits.CONFIG_MAX} bytes")
+        config = await repository.small_blob(manifest.config.digest, limits.CONFIG_MAX)
+        image = parse_config(config)
+        if len(image.rootfs.diff_ids) != len(manifest.layers):
+            raise InvalidArgument("invalid image: manifest and configuration name different numbers of layers")
+        return _Found(manifest, config, image, manifest.config.digest, digest)
+
+    async def _fetch(self, repository: Repository, reference: Reference, found: _Found, report: Report) -> str:
+        report({"status": f"Pulling from {reference.path}", "id": reference.tag or reference.digest})
+        index = self._store.index
+        names = [reference.with_digest(found.digest)]
+        if reference.tag:
+            names.insert(0, reference)
+        known = index.images.get(found.image_id)
+        up_to_date = known is not None and all(index.references.get(str(name)) == found.image_id for name in names)
+        if not up_to_date:
+            async with self._store.ingest() as ingestion:
+                await self._layers(repository, ingestion, found, report)
+                await ingestion.register(found.config, names)
+        report({"status": f"Digest: {found.digest}"})
+        self._store.publish_pull(reference, found.image_id)
+        outcome = "Image is up to date" if up_to_date else "Downloaded newer image"
+        report({"status": f"Status: {outcome} for {reference.familiar()}"})
+        return found.image_id
+
+    async def _layers(self, repository: Repository, ingestion: Ingestion, found: _Found, report: Report) -> None:
+        """Download what is missing, in parallel, and unpack in order."""
+        layers = found.manifest.layers
+        known = 0
+        for layer, diff_id in zip(layers, found.image.rootfs.diff_ids, strict=True):
+            if not ingestion.known_layer(diff_id):
+                break
+            report(state("Already exists", _key(layer)))
+            known += 1
+        missing = layers[known:]
+        for layer in missing:
+            report(state("Pulling fs layer", _key(layer)))
+            ingestion.pin(layer.digest)
+        try:
+            async with asyncio.TaskGroup() as group:
+                downloads = self._start_downloads(group, repository, missing, report)
+                for layer, diff_id in zip(missing, found.image.rootfs.diff_ids[known:], strict=True):
+                    await downloads[layer.digest]
+                    await self._unpack(ingestion, layer, diff_id, report)
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+
+    def _start_downloads(
+        self, group: asyncio.TaskGroup, repository: Repository, layers: Sequence[Descriptor], report: Report
+    ) -> dict[str, asyncio.Task[None]]:
+        slots = asyncio.Semaphore(limits.DOWNLOADS_PARALLEL)
+        started: dict[str, asyncio.Task[None]] = {}
+        for layer in layers:
+            if layer.digest not in started:
+                work = self._download(slots, repository, layer, report)
+                started[layer.digest] = group.create_task(work, name=f"download {_key(layer)}")
+        return started
+
+    async def _unpack(self, ingestion: Ingestion, layer: Descriptor, diff_id: str, report: Report) -> None:
+        key = _key(layer)
+        last = 0.0
+
+        def progress(at: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= _PROGRESS_INTERVAL_S:
+                last = now
+                report(step("Extracting", at, layer.size, key))
+
+        await ingestion.add_layer(layer.digest, diff_id, progress)
+        report(step("Extracting", layer.size, layer.size, key))
+        report(state("Pull complete", key))
+
+    async def _download(
+        self, slots: asyncio.Semaphore, repository: Repository, layer: Descriptor, report: Report
+    ) -> None:
+        blobs, disk = self._store.blobs, self._store.disk
+        key = _key(layer)
+        if slots.locked():
+            report(state("Waiting", key))
+        async with slots:
+            if not blobs.has(layer.digest):
+                writer = await disk.run(blobs.writer)
+                try:
+                    await repository.retried(lambda: self._receive(repository, layer, writer, report))
+                    report(state("Verifying Checksum", key))
+                    if writer.size != layer.size:
+                        raise Unavailable(
+                            f"layer {layer.digest} has {writer.size} bytes, but the manifest says {layer.size}"
+                        )
+                    try:
+                        await disk.run(writer.commit, layer.digest)
+                    except InvalidArgument as error:
+                        raise Unavailable(error.message) from error
+                finally:
+                    await disk.run(writer.close)
+        report(state("Download complete", key))
+
+    async def _receive(self, repository: Repository, layer: Descriptor, writer: BlobWriter, report: Report) -> None:
+        """Receive a layer, from where the last attempt broke off."""
+        async with repository.open_blob(layer.digest, writer.size) as (body, start):
+            if start != writer.size:
+                writer.restart()
+            last = 0.0
+            while True:
+                data = await _gather(body)
+                if not data:
+                    break
+                if writer.size + len(data) > layer.size:
+                    raise RegistryError(416, "", f"layer {layer.digest} is larger than the manifest says")
+                await self._store.disk.run(writer.write, data)
+                now = time.monotonic()
+                if now - last >= _PROGRESS_INTERVAL_S:
+                    last = now
+                    report(step("Downloading", writer.size, layer.size, _key(layer)))
+        if writer.size < layer.size:
+            raise Unavailable(f"layer {layer.digest} broke off after {writer.size} of {layer.size} bytes")
+
+
+def _key(layer: Descriptor) -> str:
+    return layer.digest.removeprefix("sha256:")[:12]
+
+
+async def _gather(body: aiohttp.StreamReader) -> bytes:
+    """About one chunk: small reads are joined, so that the disk thread is not called for every packet."""
+    parts: list[bytes] = []
+    size = 0
+    while size < limits.CHUNK:
+        data = await body.read(limits.CHUNK - size)
+        if not data:
+            break
+        parts.append(data)
+        size += len(data)
+    return b"".join(parts)

@@ -1,0 +1,289 @@
+"""What the API and the swarm executor ask of images: one method an operation, over the store, registries and archives.
+
+Every operation leaves nothing behind when it fails or is cancelled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import aiohttp
+
+from api.errors import InvalidArgument, NotFound, NotSupported, Unavailable
+from api.types.auth import AuthConfig
+from api.types.image import ImageHistoryItem, ImageInspect, ImageRemoved, ImageSummary
+from base.clock import rfc3339nano
+from base.ids import short_id
+from worker.engine.images import limits, names, views
+from worker.engine.images.archive import Archive, ArchivedImage, Slice, open_archive
+from worker.engine.images.changes import apply_changes
+from worker.engine.images.compression import is_compressed, read_plain
+from worker.engine.images.layers import chain_id
+from worker.engine.images.model import parse_config
+from worker.engine.images.names import Reference
+from worker.engine.images.progress import Message, Report, drive, silent, step
+from worker.engine.images.pull import Puller
+from worker.engine.images.registry import RegistryConfig
+from worker.engine.images.save import SavedImage, write_archive
+from worker.engine.images.store import ImageStore, Ingestion, minimal_config
+
+T = TypeVar("T")
+Body = AsyncIterator[bytes]
+Chosen = dict[str, list[Reference]]
+_PROGRESS_INTERVAL_S = 0.1
+
+
+class ImageService:
+    """Operations on images."""
+
+    def __init__(self, store: ImageStore, registries: RegistryConfig) -> None:
+        self.store = store
+        self._puller = Puller(store, registries)
+
+    # --- reading ---
+
+    def list(
+        self, filters: Mapping[str, Sequence[str]], *, every: bool = False, name: str = ""
+    ) -> Sequence[ImageSummary]:
+        """ "List Images"; see `views.list_images`."""
+        return views.list_images(self.store.index, filters, every=every, name=name)
+
+    def inspect(self, name: str) -> ImageInspect:
+        """ "Inspect an image". Raises NotFound."""
+        return views.inspect_image(self.store.index, name, self.store.layers.path)
+
+    def history(self, name: str) -> Sequence[ImageHistoryItem]:
+        """ "Get the history of an image". Raises NotFound."""
+        return views.image_history(self.store.index, name)
+
+    # --- names ---
+
+    async def tag(self, name: str, repository: str, tag: str) -> None:
+        """ "Tag an image into a repository". Raises NotFound, InvalidArgument."""
+        await self.store.tag(name, repository, tag)
+
+    async def remove(self, name: str, *, force: bool, prune: bool) -> Sequence[ImageRemoved]:
+        """ "Remove an image". Raises NotFound, Conflict."""
+        return await self.store.remove(name, force=force, prune=prune)
+
+    # --- registries ---
+
+    async def pull(self, reference: str, auth: AuthConfig | None = None, progress: Report | None = None) -> str:
+        """Pull one image by name, name:tag or name@digest; returns its id.
+
+        Args:
+            progress: called with Docker's progress objects.
+
+        Raises: InvalidArgument, NotFound, Unavailable. Cancellation stops the downloads and keeps nothing.
+        """
+        return await self._puller.pull(names.parse(reference).tagged(), auth, progress or silent)
+
+    async def pull_tags(self, name: str, tag: str, auth: AuthConfig | None, report: Report) -> None:
+        """ "Create an image" by pulling: an empty `tag` with a bare name pulls all tags of the repository."""
+        reference = names.parse(name)
+        if tag or reference.tag or reference.digest:
+            await self._puller.pull(names.combine(name, tag), auth, report)
+            return
+        tags = await self._puller.tags(reference, auth)
+        if not tags:
+            raise NotFound(f"no tags in repository {reference.familiar_name}")
+        for each in tags:
+            await self._puller.pull(reference.with_tag(each), auth, report)
+
+    async def push(self, name: str, tag: str, auth: AuthConfig | None, report: Report) -> None:
+        """ "Push an image on the registry". Raises NotFound, NotSupported, Unavailable."""
+        del name, tag, auth, report
+        raise NotSupported("pushing images is not supported yet")
+
+    async def drive(self, work: Callable[[Report], Awaitable[T]], send: Callable[[Message], Awaitable[None]]) -> T:
+        """See `progress.drive`."""
+        return await drive(work, send)
+
+    # --- import ---
+
+    async def import_image(
+        self, source: str, body: Body, reference: str, message: str, changes: Sequence[str], report: Report
+    ) -> str:
+        """ "Create an image" from a root file system archive: the body (`-`) or what an URL gives. Returns the id."""
+        target = names.parse(reference).tagged() if reference else None
+        if target is not None and target.digest:
+            raise InvalidArgument("cannot import digest reference")
+        config = apply_changes({}, changes)
+        async with contextlib.AsyncExitStack() as stack:
+            if source != "-":
+                body = await stack.enter_async_context(_download(source, report))
+            ingestion = await stack.enter_async_context(self.store.ingest())
+            writer = await self.store.disk.run(self.store.blobs.writer)
+            try:
+                async for data in body:
+                    await self.store.disk.run(writer.write, data)
+                if not writer.size:
+                    raise InvalidArgument("the archive to import is empty")
+                ingestion.pin(writer.digest())
+                blob = await self.store.disk.run(writer.commit)
+            finally:
+                await self.store.disk.run(writer.close)
+            layer = await ingestion.add_layer(blob)
+            created = rfc3339nano(time.time_ns())
+            raw = minimal_config(config, [layer.diff_id], created, message or f"Imported from {source}")
+            image = await ingestion.register(raw, [target] if target is not None else [])
+        self.store.publish("import", image, target.familiar() if target is not None else image)
+        report({"status": image})
+        return image
+
+    # --- archives ---
+
+    async def load(self, body: Body, report: Report, *, quiet: bool = False) -> Sequence[str]:
+        """ "Load a tarball": register every image of an archive; returns their ids."""
+        spool = await self._spool(body)
+        loaded: list[str] = []
+        try:
+            archive = await self.store.disk.run(open_archive, spool)
+            try:
+                images = await self.store.disk.run(lambda: list(archive.images()))
+                for image in images:
+                    loaded.append(await self._load_one(archive, image, silent if quiet else report, report))
+            finally:
+                archive.close()
+        finally:
+            spool.unlink(missing_ok=True)
+        return loaded
+
+    async def _spool(self, body: Body) -> Path:
+        """The body on disk, uncompressed; the caller removes it."""
+        store = self.store
+        spool = await store.disk.run(store.blobs.spool)
+        try:
+            with open(spool, "wb") as file:
+                async for data in body:
+                    await store.disk.run(file.write, data)
+            if await store.disk.run(is_compressed, spool):
+                await store.disk.run(_inflated, spool)
+            return spool
+        except BaseException:
+            spool.unlink(missing_ok=True)
+            raise
+
+    async def _load_one(self, archive: Archive, image: ArchivedImage, progress: Report, report: Report) -> str:
+        config = parse_config(image.config)
+        if len(config.rootfs.diff_ids) != len(image.layers):
+            raise InvalidArgument("invalid image archive: configuration and manifest name different numbers of layers")
+        async with self.store.ingest() as ingestion:
+            for layer, diff_id in zip(image.layers, config.rootfs.diff_ids, strict=True):
+                if not ingestion.known_layer(diff_id):
+                    await self._load_layer(archive, ingestion, layer, diff_id, progress)
+            loaded = await ingestion.register(image.config, image.references)
+        self.store.publish("load", loaded, loaded)
+        for reference in image.references:
+            report({"stream": f"Loaded image: {reference.familiar()}\n"})
+        if not image.references:
+            report({"stream": f"Loaded image ID: {loaded}\n"})
+        return loaded
+
+    async def _load_layer(
+        self, archive: Archive, ingestion: Ingestion, layer: Slice, diff_id: str, report: Report
+    ) -> None:
+        store = self.store
+        key = short_id(chain_id(ingestion.chain, diff_id))
+        writer = await store.disk.run(store.blobs.writer)
+        try:
+            await store.disk.run(archive.copy, layer, writer)
+            ingestion.pin(writer.digest())
+            blob = await store.disk.run(writer.commit)
+        finally:
+            await store.disk.run(writer.close)
+        last = 0.0
+
+        def progress(at: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= _PROGRESS_INTERVAL_S:
+                last = now
+                report(step("Loading layer", at, layer.size, key))
+
+        await ingestion.add_layer(blob, diff_id, progress)
+        report(step("Loading layer", layer.size, layer.size, key))
+
+    async def save(self, wanted: Sequence[str]) -> AsyncIterator[bytes]:
+        """ "Get a tarball": the archive of images by name or id, in pieces.
+
+        A repository name without a tag saves all of its tags. Raises NotFound before the first piece.
+        """
+        chosen = self._choose(wanted)
+        async with self.store.ingest() as pins:
+            images: list[SavedImage] = []
+            for image, references in chosen.items():
+                record, config = self.store.index.images[image], self.store.index.configs[image]
+                layers = [self.store.index.layers[chain] for chain in record.chains]
+                for layer in layers:
+                    pins.pin(layer.chain)
+                    pins.pin(layer.blob)
+                raw = await self.store.config_bytes(image)
+                blobs = [(layer, self.store.blobs.path(layer.blob)) for layer in layers]
+                images.append(SavedImage(image, raw, config, blobs, references))
+            pieces = write_archive(images)
+            try:
+                while piece := await self.store.disk.run(next, pieces, b""):
+                    yield piece
+            finally:
+                # After a cancellation a thread may still be inside; then the generator ends with its last reference.
+                with contextlib.suppress(ValueError):
+                    pieces.close()  # type: ignore[attr-defined]
+        for image in chosen:
+            self.store.publish("save", image, image)
+
+    def _choose(self, wanted: Sequence[str]) -> Chosen:
+        if not wanted:
+            raise InvalidArgument("no image is named")
+        index = self.store.index
+        chosen: Chosen = {}
+        for text in wanted:
+            try:
+                reference = None if names.is_full_id(text) else names.parse(text)
+            except InvalidArgument:
+                reference = None
+            tags: Sequence[Reference] = []
+            if reference is not None and not reference.tag and not reference.digest:
+                every = [names.parse(key) for key in sorted(index.references)]
+                tags = [one for one in every if one.tag and one.repository == reference.repository]
+            elif reference is not None and reference.tag and str(reference) in index.references:
+                tags = [reference]
+            if tags:
+                for one in tags:
+                    chosen.setdefault(index.references[str(one)], []).append(one)
+            else:
+                chosen.setdefault(index.get(text), [])
+        return chosen
+
+
+def _inflated(spool: Path) -> None:
+    """Replace a compressed file by its plain content."""
+    plain = spool.with_name(spool.name + ".plain")
+    try:
+        with open(spool, "rb", buffering=0) as source, open(plain, "wb") as target:
+            for data in read_plain(source):
+                target.write(data)
+        plain.rename(spool)
+    except BaseException:
+        plain.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.asynccontextmanager
+async def _download(source: str, report: Report) -> AsyncIterator[Body]:
+    url = source if "://" in source else f"http://{source}"
+    if not url.startswith(("http://", "https://")):
+        raise InvalidArgument(f"fromSrc must be - or an http URL, not {source!r}")
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=15, sock_read=60)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as response:
+            if response.status >= 400:
+                raise Unavailable(f"Got HTTP status code >= 400: {response.status} {response.reason} ({url})")
+            report({"status": f"Downloading from {url}"})
+            yield response.content.iter_chunked(limits.CHUNK)
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise Unavailable(f"{url}: {str(error) or type(error).__name__}") from error
