@@ -1,0 +1,237 @@
+"""The host configuration: checked field by field, with Docker's defaults filled in. Pure (v1.24 HostConfig).
+
+What this engine does not offer is refused by the field's name; what the machine can't keep is warned of.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+
+import msgspec
+
+from api.errors import InvalidArgument, NotSupported
+from api.types.container import DEFAULT_SHM_BYTES, HostConfig, LogConfig, Resources
+from api.types.endpoint import PortBinding
+from worker.engine.containers.config import parse_port
+from worker.engine.containers.restart import check_policy
+from worker.engine.containers.security import check_security
+from worker.engine.runtime import capabilities
+
+MEMORY_BYTES_MIN = 4 * 1024 * 1024
+CPU_PERIOD_US = (1000, 1_000_000)
+CPU_QUOTA_US_MIN = 1000
+RUNTIMES = ("", "crun", "runc", "default")
+LOG_DRIVERS = ("json-file", "none")
+_LOG_OPTIONS = frozenset({"max-size", "max-file", "labels", "env", "tag"})
+_SIZE = re.compile(r"(\d+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
+_PORT_RANGE = re.compile(r"(?:\d{1,5}(?:-\d{1,5})?)?")
+_NET_SYSCTLS = ("net.",)
+_IPC_SYSCTLS = (
+    "fs.mqueue.",
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.sem",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+    "kernel.shm_rmid_forced",
+)
+
+
+def normalise(host: HostConfig, online_cpus: Collection[int]) -> tuple[HostConfig, list[str]]:
+    """The host configuration as kept, and warnings. Raises InvalidArgument or NotSupported naming the field."""
+    warnings: list[str] = []
+    resources_ok(host, online_cpus, warnings)
+    _refused(host)
+    check_policy(host.restart_policy)
+    check_security(host.security_opt or [])
+    capabilities.choose(add=host.cap_add or [], drop=host.cap_drop or [])
+    if not -1000 <= host.oom_score_adj <= 1000:
+        raise InvalidArgument(f"Invalid value {host.oom_score_adj}, range for oom score adj is [-1000, 1000]")
+    if host.shm_size < 0:
+        raise InvalidArgument("SHM size can not be less than 0")
+    _modes(host)
+    _sysctls(host)
+    changed = msgspec.structs.replace(
+        host,
+        network_mode=host.network_mode or "default",
+        shm_size=host.shm_size or DEFAULT_SHM_BYTES,
+        log_config=log_config(host.log_config),
+        port_bindings=port_bindings(host.port_bindings or {}),
+        devices=host.devices or [],
+        memory_swap=host.memory * 2 if host.memory > 0 and host.memory_swap == 0 else host.memory_swap,
+        memory_swappiness=None if host.memory_swappiness == -1 else host.memory_swappiness,
+        kernel_memory=0,
+        auto_remove=False,
+    )
+    return changed, warnings
+
+
+def resources_ok(limits: Resources, online_cpus: Collection[int], warnings: list[str]) -> None:
+    """Raises InvalidArgument with Docker's texts for limits that can't be; adds warnings."""
+    _memory(limits, warnings)
+    low, high = CPU_PERIOD_US
+    if limits.cpu_period != 0 and not low <= limits.cpu_period <= high:
+        raise InvalidArgument("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
+    if 0 < limits.cpu_quota < CPU_QUOTA_US_MIN:
+        raise InvalidArgument("CPU cfs quota can not be less than 1ms (i.e. 1000)")
+    if limits.cpu_shares < 0:
+        raise InvalidArgument(f"invalid CPU shares ({limits.cpu_shares}): value must be a positive integer")
+    _cpuset(limits.cpuset_cpus, "cpus", online_cpus)
+    _cpuset(limits.cpuset_mems, "mems", None)
+    if limits.blkio_weight != 0 and not 10 <= limits.blkio_weight <= 1000:
+        raise InvalidArgument("Range of blkio weight is from 10 to 1000")
+    for field in ("weight_device", "device_read_bps", "device_write_bps", "device_read_iops", "device_write_iops"):
+        if getattr(limits, f"blkio_{field}"):
+            name = "Blkio" + "".join(word.capitalize() for word in field.split("_")).replace("iops", "IOps")
+            raise NotSupported(f"{name.replace('Iops', 'IOps')} is not supported")
+    if limits.cpu_percent or limits.io_maximum_bandwidth or limits.io_maximum_iops:
+        warnings.append("CpuPercent, IOMaximumBandwidth and IOMaximumIOps are for Windows daemons only. Discarded.")
+    for ulimit in limits.ulimits or []:
+        if ulimit.hard != -1 and (ulimit.soft > ulimit.hard or ulimit.soft == -1):
+            raise InvalidArgument(
+                f"ulimit soft limit must be less than or equal to hard limit: {ulimit.soft} > {ulimit.hard}"
+            )
+
+
+def _memory(limits: Resources, warnings: list[str]) -> None:
+    memory, swap, reservation = limits.memory, limits.memory_swap, limits.memory_reservation
+    if memory != 0 and memory < MEMORY_BYTES_MIN:
+        raise InvalidArgument("Minimum memory limit allowed is 4MB")
+    if memory > 0 and 0 < swap < memory:
+        raise InvalidArgument("Minimum memoryswap limit should be larger than memory limit, see usage")
+    if memory == 0 and swap > 0:
+        raise InvalidArgument("You should always set the Memory limit when using Memoryswap limit, see usage")
+    if swap < -1:
+        raise InvalidArgument(f"invalid MemorySwap: {swap}: it is -1, 0 or larger than Memory")
+    if reservation != 0 and reservation < MEMORY_BYTES_MIN:
+        raise InvalidArgument("Minimum memory reservation allowed is 4MB")
+    if 0 < memory < reservation:
+        raise InvalidArgument("Minimum memory limit can not be less than memory reservation limit, see usage")
+    if limits.memory_swappiness is not None and not -1 <= limits.memory_swappiness <= 100:
+        raise InvalidArgument(f"Invalid value: {limits.memory_swappiness}, valid memory swappiness range is 0-100")
+    if limits.kernel_memory:
+        warnings.append("Your kernel does not support kernel memory limit capabilities. Limitation discarded.")
+    if limits.oom_kill_disable and memory == 0:
+        warnings.append(
+            "OOM killer is disabled for the container, but no memory limit is set, this can result in the "
+            "system running out of resources."
+        )
+
+
+def parse_cpuset(text: str, field: str) -> set[int]:
+    """`0-2,5` as numbers. Raises InvalidArgument."""
+    found: set[int] = set()
+    for part in text.split(",") if text else []:
+        match = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part.strip())
+        if match is None or int(match[2] or match[1]) < int(match[1]):
+            raise InvalidArgument(f"Invalid value {text} for cpuset {field}")
+        found.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return found
+
+
+def _cpuset(text: str, field: str, available: Collection[int] | None) -> None:
+    wanted = parse_cpuset(text, field)
+    if available is not None and not wanted <= set(available):
+        raise InvalidArgument(
+            f"Requested CPUs are not available - requested {text}, "
+            f"available: {','.join(str(number) for number in sorted(available))}"
+        )
+
+
+def _refused(host: HostConfig) -> None:
+    if host.links:
+        raise NotSupported("HostConfig.Links: links on the default bridge are not supported, use a network of your own")
+    if host.storage_opt:
+        raise InvalidArgument("--storage-opt is not supported by the overlay storage driver of this engine")
+    if host.isolation not in ("", "default"):
+        raise InvalidArgument(f"invalid isolation ({host.isolation}): it is for Windows daemons only")
+    if host.runtime not in RUNTIMES:
+        raise InvalidArgument(f"Unknown runtime specified {host.runtime}")
+    if host.userns_mode not in ("", "host"):
+        raise InvalidArgument("invalid user namespace mode: " + host.userns_mode)
+    if host.init:
+        raise NotSupported("HostConfig.Init: an init process inside the container is not supported")
+    if host.cgroup:
+        raise NotSupported("HostConfig.Cgroup: joining another container's cgroup is not supported")
+
+
+def _modes(host: HostConfig) -> None:
+    for field, mode, words in (
+        ("PID", host.pid_mode, ("", "host")),
+        ("IPC", host.ipc_mode, ("", "host", "private", "shareable")),
+    ):
+        if mode not in words and not re.fullmatch(r"container:.+", mode):
+            raise InvalidArgument(f"invalid {field} mode: {mode}")
+    if host.uts_mode not in ("", "host"):
+        raise InvalidArgument(f"invalid UTS mode: {host.uts_mode}")
+    if host.network_mode == "container:":
+        raise InvalidArgument("invalid container format container:<name|id>")
+
+
+def _sysctls(host: HostConfig) -> None:
+    for name in host.sysctls or {}:
+        if name.startswith(_NET_SYSCTLS):
+            if host.network_mode == "host":
+                raise InvalidArgument(f"sysctl '{name}' is not allowed in the host's network namespace")
+        elif name.startswith(_IPC_SYSCTLS):
+            if host.ipc_mode == "host":
+                raise InvalidArgument(f"sysctl '{name}' is not allowed in the host's ipc namespace")
+        else:
+            raise InvalidArgument(f"sysctl '{name}' is not whitelisted")
+
+
+def port_bindings(wanted: dict[str, list[PortBinding] | None]) -> dict[str, list[PortBinding] | None]:
+    """Keys as `port/protocol`. Raises InvalidArgument for a port that can't be."""
+    result: dict[str, list[PortBinding] | None] = {}
+    for key, bindings in wanted.items():
+        for port in parse_port(key):
+            for binding in bindings or []:
+                _host_port(binding)
+            result[port] = [*(result.get(port) or []), *(bindings or [])]
+    return result
+
+
+def _host_port(binding: PortBinding) -> None:
+    text = binding.host_port
+    numbers = [int(part) for part in text.split("-") if part.isdecimal()]
+    if not _PORT_RANGE.fullmatch(text) or any(number > 65535 for number in numbers) or numbers != sorted(numbers):
+        raise InvalidArgument(f'invalid port specification: "{text}"')
+
+
+def log_config(wanted: LogConfig) -> LogConfig:
+    """With the default driver filled in. Raises InvalidArgument for a driver or option we do not have."""
+    kind = wanted.type or "json-file"
+    options = wanted.config or {}
+    if kind not in LOG_DRIVERS:
+        raise InvalidArgument(f"logger: no log driver named '{kind}' is registered")
+    for name in options if kind == "json-file" else ():
+        if name not in _LOG_OPTIONS:
+            raise InvalidArgument(f"unknown log opt '{name}' for json-file log driver")
+    if kind == "json-file":
+        log_limits(options)
+    return LogConfig(type=kind, config=options)
+
+
+def log_limits(options: dict[str, str]) -> tuple[int, int]:
+    """(`max-size` in bytes, 0 for no rotation; `max-file`). Raises InvalidArgument."""
+    size = options.get("max-size", "")
+    largest = 0
+    if size and size != "-1":
+        match = _SIZE.fullmatch(size)
+        if match is None or int(match[1]) == 0:
+            raise InvalidArgument(f"invalid value for max-size: {size!r}")
+        largest = int(match[1]) * 1024 ** " kmgt".index(match[2].lower() or " ")
+    files = options.get("max-file", "1")
+    if not files.isdecimal() or int(files) < 1:
+        raise InvalidArgument("max-file cannot be less than 1")
+    if int(files) > 1 and not largest:
+        raise InvalidArgument("max-file is only for use with max-size")
+    return largest, int(files)
+
+
+def exposed_and_bound(exposed: Sequence[str], bound: dict[str, list[PortBinding] | None]) -> list[str]:
+    """Every `port/protocol` a container offers, sorted by number."""
+    return sorted({*exposed, *bound}, key=lambda port: (int(port.partition("/")[0]), port))

@@ -1,0 +1,57 @@
+"""A container's log as clients read it: framed for two streams, raw for a terminal (v1.24 "Get container logs")."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+
+from api.errors import NotSupported
+from api.types.stream import LogOptions
+from api.wire.stdcopy import frame
+from base.clock import NS
+from worker.engine.containers.kit import Kit
+from worker.engine.containers.store import Container
+from worker.engine.logs.reader import LogLine, read_logs
+from worker.engine.parts import STDERR, STDOUT
+
+
+class Logs:
+    def __init__(self, kit: Kit) -> None:
+        self._kit = kit
+
+    def open(self, ref: str, options: LogOptions) -> AsyncIterator[bytes]:
+        """The log as bytes for the wire. Raises NotFound, and NotSupported if the container keeps no log."""
+        container = self._kit.store.get(ref)
+        if container.record.host_config.log_config.type != "json-file":
+            raise NotSupported("configured logging driver does not support reading")
+        return self.frames(container, options)
+
+    async def frames(self, container: Container, options: LogOptions) -> AsyncIterator[bytes]:
+        """Like `open`; a container without a log gives nothing."""
+        if container.record.host_config.log_config.type != "json-file":
+            return
+        tty = container.record.config.tty
+        lines = read_logs(
+            self._kit.layout.log(container.id),
+            follow=options.follow and container.live,
+            since_ns=options.since_ns,
+            until_ns=options.until_ns,
+            tail=options.tail,
+            streams=[name for name, shown in (("stdout", options.stdout), ("stderr", options.stderr)) if shown],
+            ended=container.run_ended,
+            pool=self._kit.disk,
+        )
+        async for line in lines:
+            data = _dressed(line, options)
+            yield data if tty else frame(STDERR if line.stream == "stderr" else STDOUT, data)
+
+
+def _dressed(line: LogLine, options: LogOptions) -> bytes:
+    data = line.data
+    if options.details:
+        data = b" " + data
+    if options.timestamps:
+        seconds, fraction = divmod(line.time_ns, NS)
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
+        data = f"{stamp}.{fraction:09d}Z ".encode() + data
+    return data

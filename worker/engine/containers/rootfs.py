@@ -1,0 +1,103 @@
+"""The overlay root of a container: mounted while it runs, and for a moment when somebody reads a stopped one.
+
+Invariant: at most one overlay over an upper directory at a time; users are counted, the last one unmounts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+from api.errors import Internal
+from base.offload import Pool
+from worker.engine.containers.kit import Layout
+from worker.engine.syscalls import mounts
+from worker.engine.syscalls.tree import remove_tree
+
+DIRECTORY_MODE = 0o710
+
+
+class Rootfs:
+    """Mounts and unmounts roots; the directories are made here, too."""
+
+    def __init__(self, layout: Layout, disk: Pool) -> None:
+        self._layout = layout
+        self._disk = disk
+        self._users: dict[str, int] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    async def create(self, container_id: str) -> None:
+        """Make the directories of a new container."""
+        await self._disk.run(self._create, container_id)
+
+    def _create(self, container_id: str) -> None:
+        layout = self._layout
+        os.makedirs(layout.directory(container_id), DIRECTORY_MODE)
+        for path in (layout.upper(container_id), layout.work(container_id), layout.merged(container_id)):
+            path.mkdir()
+
+    async def mount(self, container_id: str, layers: Sequence[Path]) -> Path:
+        """The merged root, mounted until `unmount` was called as often. `layers` are lowest first."""
+        async with self._lock(container_id):
+            if not self._users.get(container_id):
+                await self._disk.run(self._mount, container_id, list(layers))
+            self._users[container_id] = self._users.get(container_id, 0) + 1
+        return self._layout.merged(container_id)
+
+    def _mount(self, container_id: str, layers: list[Path]) -> None:
+        layout = self._layout
+        target = layout.merged(container_id)
+        _unmount_all(target)
+        try:
+            mounts.overlay(layers, layout.upper(container_id), layout.work(container_id), target)
+        except OSError as error:
+            raise Internal(f"error creating overlay mount to {target}: {error}") from error
+
+    def keep(self, container_id: str) -> None:
+        """Count a root that a process from before the daemon's restart still uses. It may not be mounted in this
+        mount namespace; it must not be mounted a second time."""
+        self._users[container_id] = self._users.get(container_id, 0) + 1
+
+    async def unmount(self, container_id: str) -> None:
+        """One user less; the last one takes the mount away."""
+        async with self._lock(container_id):
+            users = self._users.get(container_id, 0)
+            if users > 1:
+                self._users[container_id] = users - 1
+                return
+            self._users.pop(container_id, None)
+            await self._disk.run(_unmount_all, self._layout.merged(container_id))
+        if not self._users.get(container_id):
+            self._locks.pop(container_id, None)
+
+    @contextlib.asynccontextmanager
+    async def mounted(self, container_id: str, layers: Sequence[Path]) -> AsyncIterator[Path]:
+        """The merged root for the length of a block."""
+        root = await self.mount(container_id, layers)
+        try:
+            yield root
+        finally:
+            await self.unmount(container_id)
+
+    async def remove(self, container_id: str) -> None:
+        """Everything of a container on disk; idempotent."""
+        self._users.pop(container_id, None)
+        self._locks.pop(container_id, None)
+        await self._disk.run(self._remove, container_id)
+
+    def _remove(self, container_id: str) -> None:
+        _unmount_all(self._layout.merged(container_id))
+        remove_tree(self._layout.directory(container_id))
+        remove_tree(self._layout.bundle(container_id))
+
+    def _lock(self, container_id: str) -> asyncio.Lock:
+        return self._locks.setdefault(container_id, asyncio.Lock())
+
+
+def _unmount_all(target: Path) -> None:
+    """Take away whatever is mounted there, also what a daemon that crashed left."""
+    while os.path.ismount(target):
+        mounts.umount(target)

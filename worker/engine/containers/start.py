@@ -1,0 +1,242 @@
+"""Starting a container: root, volumes, network, process, in this order, and all of it back if one step fails.
+
+A start is durable once the record says running; a crash before that leaves things the next start of the daemon
+removes, because nobody was told that it runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from api.errors import Conflict, Internal, InvalidArgument, ShoalError
+from worker.engine.containers.inroot import copy_up, make_directories, read_text
+from worker.engine.containers.kit import Kit
+from worker.engine.containers.plan import Surroundings, process_io, settings
+from worker.engine.containers.records import ContainerRecord, MountRecord
+from worker.engine.containers.rootfs import Rootfs
+from worker.engine.containers.states import Status
+from worker.engine.containers.store import Container
+from worker.engine.parts import ContainerPlan, NetworkRequest, Process
+from worker.engine.runtime import users
+from worker.engine.runtime.host import DeviceNode, all_devices, device_node
+from worker.engine.runtime.spec import build
+
+log = logging.getLogger(__name__)
+
+EXIT_NOT_FOUND, EXIT_NOT_EXECUTABLE, EXIT_FAILED = 127, 126, 128
+
+
+class Starter:
+    """Brings one container from not running to running. The caller holds its lock."""
+
+    def __init__(self, kit: Kit, rootfs: Rootfs, started: Callable[[Container, Process], None]) -> None:
+        self._kit = kit
+        self._rootfs = rootfs
+        self._started = started
+        """Called when it runs, to watch for its end."""
+
+    async def start(self, container: Container) -> None:
+        """Start it. On failure everything is undone, the record tells exit code and error, and the error is raised."""
+        await container.settled.wait()
+        kit = self._kit
+        try:
+            async with contextlib.AsyncExitStack() as undo:
+                process = await self._create(container, undo)
+                await self._hand_out(container, process)
+                await kit.runtime.start(container.id)
+                await kit.store.save(
+                    container,
+                    status=Status.RUNNING,
+                    pid=process.pid,
+                    exit_code=0,
+                    error="",
+                    oom_killed=False,
+                    started_ns=kit.clock.now_ns(),
+                    finished_ns=container.record.finished_ns,
+                    manually_stopped=False,
+                    mounts=[_filled(mount) for mount in container.record.mounts],
+                )
+                undo.pop_all()
+        except ShoalError as error:
+            await self._failed(container, error)
+            raise
+        except OSError as error:
+            failure = Internal(f"failed to start container {container.record.name}: {error}")
+            await self._failed(container, failure)
+            raise failure from error
+        container.process = process
+        container.begin_run()
+        kit.events.publish("container", "start", container.id, container.attributes())
+        self._started(container, process)
+
+    async def _create(self, container: Container, undo: contextlib.AsyncExitStack) -> Process:
+        """Everything up to a created process; `undo` takes it back."""
+        kit, record = self._kit, container.record
+        image = await kit.images.resolve(record.image_id)
+        await self._rootfs.mount(record.id, image.layers)
+        undo.push_async_callback(_quietly, "unmount root", self._rootfs.unmount, record.id)
+        sources = await self._sources(record, undo)
+        around = await self._look_up(record, sources, undo)
+        spec = build(settings(record, kit.layout, around, kit.host), kit.host)
+        plan = ContainerPlan(
+            id=record.id,
+            bundle=kit.layout.bundle(record.id),
+            spec=spec,
+            io=process_io(record, kit.layout),
+            exit_file=kit.layout.exit_file(record.id),
+        )
+        await kit.disk.run(_fresh, plan)
+        process = await kit.runtime.create(plan)
+        undo.push_async_callback(_quietly, "delete container", kit.runtime.delete, record.id)
+        return process
+
+    async def _sources(self, record: ContainerRecord, undo: contextlib.AsyncExitStack) -> dict[str, Path]:
+        """Mount the volumes, make missing bind sources; destination -> host path."""
+        kit = self._kit
+        root = kit.layout.merged(record.id)
+        sources: dict[str, Path] = {}
+        for mount in record.mounts:
+            if mount.type == "volume":
+                sources[mount.destination] = path = await kit.volumes.mount(mount.name, record.id)
+                undo.push_async_callback(_quietly, "unmount volume", kit.volumes.unmount, mount.name, record.id)
+                if mount.copy_up:
+                    await kit.disk.run(copy_up, root, mount.destination, path)
+            else:
+                sources[mount.destination] = path = Path(mount.source)
+                await kit.disk.run(_bind_source, path)
+        return sources
+
+    async def _look_up(
+        self, record: ContainerRecord, sources: dict[str, Path], undo: contextlib.AsyncExitStack
+    ) -> Surroundings:
+        kit, config, wish = self._kit, record.config, record.host_config
+        root = kit.layout.merged(record.id)
+        passwd = await kit.disk.run(read_text, root, "/etc/passwd")
+        group = await kit.disk.run(read_text, root, "/etc/group")
+        identity = users.resolve(config.user, passwd, group, wish.group_add or [])
+        if config.working_dir not in ("", "/"):
+            await kit.disk.run(make_directories, root, config.working_dir)
+        devices = await kit.disk.run(_devices, record)
+        pid_ns = self._namespace("PID", wish.pid_mode, "pid")
+        ipc_ns = self._namespace("IPC", wish.ipc_mode, "ipc")
+        sandbox = await kit.networks.attach(self.request(record))
+        undo.push_async_callback(_quietly, "detach network", kit.networks.detach, record.id)
+        return Surroundings(
+            identity=identity,
+            sandbox=sandbox,
+            sources=sources,
+            devices=devices,
+            pid_ns=pid_ns,
+            ipc_ns=ipc_ns,
+            shm_source=ipc_ns.replace("/ns/ipc", "/root/dev/shm") if ipc_ns.startswith("/") else "",
+            host_name=socket.gethostname(),
+        )
+
+    def request(self, record: ContainerRecord, *, checking: bool = False) -> NetworkRequest:
+        """What the container asks of the network. Raises Conflict if it joins one that does not run (which does not
+        matter yet when it is only being checked)."""
+        config, wish = record.config, record.host_config
+        mode = "none" if config.network_disabled else wish.network_mode
+        join = None
+        if mode.startswith("container:") and not checking:
+            join = Path(self._namespace("network", mode, "net"))
+        return NetworkRequest(
+            container_id=record.id,
+            container_name=record.name,
+            hostname=config.hostname,
+            domainname=config.domainname,
+            mode=mode,
+            join=join,
+            endpoints=record.endpoints,
+            ports={port: bindings or [] for port, bindings in (wish.port_bindings or {}).items()},
+            exposed=sorted(config.exposed_ports or {}),
+            publish_all=wish.publish_all_ports,
+            dns=[server for server in wish.dns or [] if server],
+            dns_search=[domain for domain in wish.dns_search or [] if domain],
+            dns_options=[option for option in wish.dns_options or [] if option],
+            extra_hosts=wish.extra_hosts or [],
+            mac_address=config.mac_address,
+            directory=self._kit.layout.directory(record.id),
+        )
+
+    def _namespace(self, what: str, mode: str, kind: str) -> str:
+        """A namespace mode as the runtime takes it: "", `host`, or a path."""
+        if not mode.startswith("container:"):
+            return mode if mode == "host" else ""
+        other = self._kit.store.get(mode.removeprefix("container:"))
+        if not other.running:
+            raise Conflict(f"cannot join {what} of a non running container: {other.id}")
+        return f"/proc/{other.record.pid}/ns/{kind}"
+
+    async def _hand_out(self, container: Container, process: Process) -> None:
+        """Attachers that came first are connected before the process can write a byte."""
+        waiting, container.pending = container.pending, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(await process.attach())
+
+    async def _failed(self, container: Container, error: ShoalError) -> None:
+        code = exit_code_of(error.message)
+        kit = self._kit
+        await kit.store.save(container, pid=0, exit_code=code, error=error.message)
+        waiting, container.pending = container.pending, []
+        for future in waiting:
+            if not future.done():
+                future.set_exception(Conflict(f"container {container.id} did not start: {error.message}"))
+        kit.events.publish("container", "die", container.id, container.attributes(exitCode=str(code)))
+
+
+def exit_code_of(message: str) -> int:
+    """The exit code a failed start leaves, as clients derive it from the same words."""
+    if "executable file not found" in message or "no such file or directory" in message:
+        return EXIT_NOT_FOUND
+    if "permission denied" in message or "is a directory" in message:
+        return EXIT_NOT_EXECUTABLE
+    return EXIT_FAILED
+
+
+async def _quietly(what: str, step: Callable[..., Awaitable[None]], *args: object) -> None:
+    """One step back; its own failure is logged, so that the other steps are still taken."""
+    try:
+        await step(*args)
+    except (ShoalError, OSError) as error:
+        log.warning("undoing a failed start: step failed step=%s error=%s", what, error)
+
+
+def _filled(mount: MountRecord) -> MountRecord:
+    return MountRecord(
+        **{name: getattr(mount, name) for name in MountRecord.__struct_fields__ if name != "copy_up"}, copy_up=False
+    )
+
+
+def _fresh(plan: ContainerPlan) -> None:
+    plan.exit_file.unlink(missing_ok=True)
+    plan.bundle.mkdir(parents=True, exist_ok=True)
+
+
+def _bind_source(path: Path) -> None:
+    """A bind's host directory is made if it is missing (v1.24 Binds)."""
+    try:
+        os.makedirs(path, 0o755, exist_ok=True)
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise InvalidArgument(
+            f"error while creating mount source path '{path}': mkdir {path}: {error.strerror}"
+        ) from error
+
+
+def _devices(record: ContainerRecord) -> list[DeviceNode]:
+    wish = record.host_config
+    nodes = all_devices() if wish.privileged else []
+    wanted = [
+        device_node(device.path_on_host, device.path_in_container, device.cgroup_permissions or "rwm")
+        for device in wish.devices or []
+    ]
+    replaced = {node.path for node in wanted}
+    return [node for node in nodes if node.path not in replaced] + wanted

@@ -1,0 +1,242 @@
+"""Other processes in running containers (v1.24 "Exec Create" to "Exec Inspect").
+
+An exec is set up first and started once. It lives in memory: it ends with its container, and a restart of the daemon
+forgets it (its process goes on).
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from api.errors import Conflict, InvalidArgument, NotFound, ShoalError
+from api.types.exec import ExecAnswer, ExecBody, ExecInspect, ProcessConfig
+from base.ids import hex_id
+from worker.engine.containers.config import as_list, merge_env
+from worker.engine.containers.detach import parse_keys
+from worker.engine.containers.inroot import read_text
+from worker.engine.containers.kit import Kit
+from worker.engine.containers.plan import chosen_capabilities, process_env
+from worker.engine.containers.pump import Connection, Wiring, pump
+from worker.engine.containers.security import check_security
+from worker.engine.containers.start import EXIT_NOT_EXECUTABLE, exit_code_of
+from worker.engine.containers.states import Status
+from worker.engine.containers.store import Container
+from worker.engine.parts import Process, ProcessIO, Stream
+from worker.engine.runtime import capabilities, users
+from worker.engine.runtime.spec import ProcessSettings, Rlimit, process
+
+log = logging.getLogger(__name__)
+
+FINISHED_KEPT = 64
+"""Ended execs that a container keeps for inspection."""
+
+
+@dataclass
+class Exec:
+    """One exec of one container."""
+
+    id: str
+    container: Container
+    body: ExecBody
+    command: list[str]
+    started: bool = False
+    process: Process | None = None
+    running: bool = False
+    exit_code: int | None = None
+    pid: int = 0
+
+
+class ExecSession:
+    """A started exec with its client."""
+
+    def __init__(self, execs: Execs, item: Exec, stream: Stream, wiring: Wiring) -> None:
+        self._execs = execs
+        self._item = item
+        self._stream = stream
+        self._wiring = wiring
+
+    async def run(self, connection: Connection) -> None:
+        """Serve the client until the process ends, the client leaves or detaches. Closes the connection."""
+        try:
+            if await pump(self._stream, connection, self._wiring):
+                self._execs.publish(self._item, "exec_detach")
+            await self._execs.settled(self._item)
+            await connection.write_eof()
+        except ConnectionResetError:
+            pass
+        finally:
+            await connection.close()
+
+    async def close(self) -> None:
+        """Leave without having run."""
+        await self._stream.close()
+
+
+class Execs:
+    """All execs of this daemon."""
+
+    def __init__(self, kit: Kit) -> None:
+        self._kit = kit
+        self._execs: dict[str, Exec] = {}
+
+    def create(self, ref: str, body: ExecBody) -> ExecAnswer:
+        """Set one up; nothing runs yet. Raises Conflict if the container does not run or is paused."""
+        container = self._kit.store.get(ref)
+        _check_running(container)
+        command = as_list(body.cmd)
+        if not command or not command[0]:
+            raise InvalidArgument("No exec command specified")
+        parse_keys(body.detach_keys)
+        item = Exec(hex_id(), container, body, command)
+        self._execs[item.id] = item
+        container.execs.add(item.id)
+        self._forget_old(container)
+        self.publish(item, f"exec_create: {shlex.join(command)}")
+        return ExecAnswer(id=item.id)
+
+    def get(self, exec_id: str) -> Exec:
+        """By id or unique prefix. Raises NotFound."""
+        found = self._execs.get(exec_id)
+        if found is None:
+            matches = [item for key, item in self._execs.items() if exec_id and key.startswith(exec_id)]
+            found = matches[0] if len(matches) == 1 else None
+        if found is None:
+            raise NotFound(f"No such exec instance: {exec_id}")
+        return found
+
+    async def start(self, exec_id: str, *, detach: bool, tty: bool) -> ExecSession | None:
+        """Start it; a session for its client unless detached. Raises Conflict if it was started before, or if the
+        container does not run or is paused."""
+        del tty  # the setting of the create is what counts
+        item = self.get(exec_id)
+        _check_running(item.container)
+        if item.started:
+            raise Conflict(f"Exec command {item.id} is already running" if item.running else f"exec {item.id} has run")
+        item.started = True
+        body = item.body
+        attached = not detach and (body.attach_stdin or body.attach_stdout or body.attach_stderr)
+        io = ProcessIO(tty=body.tty, stdin=attached and body.attach_stdin, stdin_once=True)
+        try:
+            settings = await self._settings(item)
+            running = await self._kit.runtime.exec(item.container.id, item.id, process(settings, self._kit.host), io)
+        except ShoalError as error:
+            item.exit_code = max(exit_code_of(error.message), EXIT_NOT_EXECUTABLE)
+            raise
+        item.process, item.pid, item.running = running, running.pid, True
+        stream = await running.attach() if attached else None
+        self._kit.owner.spawn(self._watch(item, running), name=f"exec {item.id[:12]}")
+        self.publish(item, f"exec_start: {shlex.join(item.command)}")
+        if stream is None:
+            return None
+        wiring = Wiring(
+            tty=body.tty,
+            stdin=body.attach_stdin,
+            stdout=body.attach_stdout,
+            stderr=body.attach_stderr,
+            keys=parse_keys(body.detach_keys),
+            close_stdin=True,
+        )
+        return ExecSession(self, item, stream, wiring)
+
+    async def run(self, container: Container, command: list[str]) -> tuple[Process, Stream]:
+        """A command of the engine's own (a health check) with the container's settings; not kept here."""
+        item = Exec(hex_id(), container, ExecBody(), command)
+        settings = await self._settings(item)
+        running = await self._kit.runtime.exec(container.id, item.id, process(settings, self._kit.host), ProcessIO())
+        return running, await running.attach()
+
+    async def _settings(self, item: Exec) -> ProcessSettings:
+        record, body = item.container.record, item.body
+        config, wish = record.config, record.host_config
+        # Through the process: the overlay may be mounted in the namespace of an earlier daemon only.
+        root = Path(f"/proc/{record.pid}/root")
+        passwd = await self._kit.disk.run(read_text, root, "/etc/passwd")
+        group = await self._kit.disk.run(read_text, root, "/etc/group")
+        identity = users.resolve(body.user or config.user, passwd, group, wish.group_add or [])
+        env = merge_env(body.env or [], config.env or [])
+        chosen = chosen_capabilities(wish, self._kit.host)
+        if body.privileged:
+            chosen = capabilities.choose(privileged=True, bounding=self._kit.host.capabilities)
+        return ProcessSettings(
+            args=item.command,
+            env=process_env(record, identity, env, tty=body.tty),
+            cwd=body.working_dir or config.working_dir or "/",
+            user=identity.user,
+            tty=body.tty,
+            capabilities=chosen,
+            no_new_privileges=check_security(wish.security_opt or []).no_new_privileges,
+            rlimits=[Rlimit(limit.name, limit.soft, limit.hard) for limit in wish.ulimits or []],
+        )
+
+    async def _watch(self, item: Exec, running: Process) -> None:
+        ended = await running.wait()
+        item.exit_code, item.running, item.process = ended.code, False, None
+        self.publish(item, "exec_die", exitCode=str(ended.code))
+
+    async def settled(self, item: Exec) -> None:
+        """Wait until its exit code can be read, so that a client that saw the end of the output finds it."""
+        if item.process is not None:
+            ended = await item.process.wait()
+            item.exit_code, item.running = ended.code, False
+
+    async def resize(self, exec_id: str, height: int, width: int) -> None:
+        """Characters. Raises Conflict if it does not run or has no terminal."""
+        item = self.get(exec_id)
+        if item.process is None or not item.running:
+            raise Conflict(f"Exec command {item.id} is not running")
+        if not item.body.tty:
+            raise Conflict(f"Exec command {item.id} has no tty")
+        await item.process.resize(height, width)
+
+    def inspect(self, exec_id: str) -> ExecInspect:
+        item = self.get(exec_id)
+        body = item.body
+        return ExecInspect(
+            id=item.id,
+            container_id=item.container.id,
+            detach_keys=body.detach_keys,
+            exit_code=item.exit_code,
+            open_stderr=body.attach_stderr,
+            open_stdin=body.attach_stdin,
+            open_stdout=body.attach_stdout,
+            process_config=ProcessConfig(
+                arguments=item.command[1:],
+                entrypoint=item.command[0],
+                privileged=body.privileged,
+                tty=body.tty,
+                user=body.user,
+            ),
+            running=item.running,
+            pid=item.pid,
+        )
+
+    def publish(self, item: Exec, action: str, **extra: str) -> None:
+        container = item.container
+        attributes = container.attributes(execID=item.id, **extra)
+        self._kit.events.publish("container", action, container.id, attributes)
+
+    def forget(self, container: Container) -> None:
+        """Its container is gone."""
+        for exec_id in container.execs:
+            self._execs.pop(exec_id, None)
+        container.execs.clear()
+
+    def _forget_old(self, container: Container) -> None:
+        finished = [
+            item for item in self._execs.values() if item.container is container and item.started and not item.running
+        ]
+        for item in finished[:-FINISHED_KEPT]:
+            self._execs.pop(item.id)
+            container.execs.discard(item.id)
+
+
+def _check_running(container: Container) -> None:
+    if container.record.status is Status.PAUSED:
+        raise Conflict(f"Container {container.id} is paused, unpause the container before exec")
+    if container.record.status is Status.RESTARTING:
+        raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
+    if not container.running:
+        raise Conflict(f"Container {container.id} is not running")
