@@ -70,11 +70,25 @@ async def read_json(request: web.Request, kind: type[T], *, optional: bool = Fal
     if content_type and content_type.partition(";")[0].strip().lower() != "application/json":
         raise InvalidArgument(f"Content-Type specified ({content_type}) must be 'application/json'")
     try:
-        return msgspec.json.decode(data, type=kind)
+        return _decode(data, kind)
     except msgspec.ValidationError as error:
         raise InvalidArgument(f"invalid request body: {error}") from None
     except msgspec.DecodeError as error:
         raise InvalidArgument(f"invalid JSON: {error}") from None
+
+
+def _decode(data: bytes, kind: type[T]) -> T:
+    """A key whose value is null counts as absent: clients send null for whatever they leave unset."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError:
+        return msgspec.convert(_without_nulls(msgspec.json.decode(data)), type=kind)
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _to_json(request: web.Request, value: Any) -> bytes:
