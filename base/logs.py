@@ -42,4 +42,5 @@ def set_up(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(names.get(level, level.upper()))
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    for noisy in ("asyncio", "pyroute2", "aiohttp", "grpc"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

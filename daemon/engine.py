@@ -10,7 +10,6 @@ import contextlib
 from ipaddress import IPv4Network
 from pathlib import Path
 
-from api.types.auth import AuthConfig
 from base.clock import Clock
 from daemon.config import Config
 from worker.engine.containers.engine import Containers
@@ -74,10 +73,6 @@ class Engine:
             if BUSYBOX.exists():
                 await ensure_busybox(self.store, BUSYBOX)
             self._open = stack.pop_all()
-
-    async def pull(self, reference: str, auth: AuthConfig | None) -> None:
-        """Pull an image for a task."""
-        await self.images.pull(reference, auth)
 
     async def close(self) -> None:
         """Let go of everything; containers run on."""

@@ -60,6 +60,13 @@ def swarm_view(cluster: Cluster) -> SwarmView:
     )
 
 
+def cluster_info(cluster: Cluster) -> dict[str, Any]:
+    """The cluster as `GET /info` shows it to everybody: without the join tokens."""
+    view: dict[str, Any] = msgspec.to_builtins(swarm_view(cluster))
+    del view["JoinTokens"]
+    return view
+
+
 def swarm_spec_body(spec: SwarmSpec) -> SpecBody:
     body = _body(spec)
     for part in ("Orchestration", "Raft", "Dispatcher", "CAConfig", "TaskDefaults"):

@@ -1,0 +1,214 @@
+"""Being in a swarm or not: init, join, leave, and coming back after a restart (v1.24 section 3.8).
+
+A membership counts from the moment its identity and state.json are on disk; what a crash leaves without them is wiped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from api.errors import InvalidArgument, NotInSwarm, NotSupported, ShoalError, Unavailable
+from api.server.backends import ALREADY_IN_SWARM, NOT_A_MANAGER, WORKER_NOT_A_MANAGER, ControlBackend
+from api.server.views import cluster_info
+from api.types.cluster import SwarmInit, SwarmJoin
+from api.types.objects import NodeDescription
+from api.types.system import RemoteManager, SwarmInfo
+from base.clock import Clock
+from base.supervise import TaskOwner
+from ca import client
+from ca.identity import Identity, IdentityStore
+from daemon.addresses import interface_addresses, resolve_advertise, resolve_listen, resolve_remote
+from daemon.config import Config
+from daemon.node import NodeState, SwarmMember, read_state
+from manager.founding import found
+from worker.exec.controller import TaskEngine
+
+log = logging.getLogger(__name__)
+
+LEAVE_S = 10.0
+"""How long a manager that leaves tries to tell the others."""
+LAST_MANAGER = (
+    "You are attempting to leave the swarm on a node that is participating as a manager. "
+    "{}The only way to restore a swarm that has lost consensus is to reinitialize it with `--force-new-cluster`. "
+    "Use `--force` to suppress this message."
+)
+
+
+class Membership:
+    """Satisfies `api.server.backends.ClusterBackend`."""
+
+    def __init__(
+        self,
+        config: Config,
+        engine: TaskEngine,
+        remove_tasks: Callable[[], Awaitable[None]],
+        description: Callable[[], NodeDescription],
+        clock: Clock,
+    ) -> None:
+        """`remove_tasks` removes every container of a swarm task from the engine."""
+        self._config = config
+        self._directory: Path = config.data_root / "swarm"
+        self._engine = engine
+        self._remove_tasks = remove_tasks
+        self._description = description
+        self._clock = clock
+        self._member: SwarmMember | None = None
+        self._state = "inactive"
+        self._error = ""
+        self._lock = asyncio.Lock()
+        self._owner = TaskOwner("membership")
+
+    # --- life ---------------------------------------------------------------------------------------------------
+
+    async def start_up(self) -> None:
+        """Come back to the swarm this node was in, in the background: the engine serves meanwhile. A failure is shown
+        in /info."""
+        state = read_state(self._directory)
+        identity = IdentityStore(self._directory / "certificates").load()
+        if state is None or identity is None:
+            self._wipe()
+            return
+        self._state = "pending"
+        self._member = self._make(state, identity)
+        self._owner.spawn(self._come_back(self._member), name="come-back")
+
+    async def _come_back(self, member: SwarmMember) -> None:
+        async with self._lock:
+            try:
+                await member.start()
+                self._state = "active"
+            except ShoalError as error:
+                log.error("this node can't take part in its swarm error=%s", error)
+                self._state, self._error = "error", error.message
+
+    async def close(self) -> None:
+        """Stop taking part; the membership stays."""
+        await self._owner.close()
+        async with self._lock:
+            if self._member is not None:
+                await self._member.stop()
+
+    # --- what users ask -----------------------------------------------------------------------------------------
+
+    def control(self) -> ControlBackend:
+        if self._member is None:
+            raise NotInSwarm(NOT_A_MANAGER)
+        if self._member.manager is None:
+            if self._state == "pending":
+                raise Unavailable("this node is coming back to its swarm; try again in a moment")
+            if self._member.error and self._member.identity.role == "manager":
+                raise Unavailable(self._member.error)
+            raise NotInSwarm(WORKER_NOT_A_MANAGER)
+        return self._member.manager.control
+
+    async def init(self, request: SwarmInit) -> str:
+        """Found a swarm with this node as its manager; returns the node's id."""
+        async with self._lock:
+            if request.force_new_cluster:
+                raise NotSupported("ForceNewCluster is not offered yet")
+            if self._member is not None:
+                raise NotInSwarm(ALREADY_IN_SWARM)
+            state = self._addresses(request.listen_addr, request.advertise_addr)
+            founding = found(request.spec, state.advertise_addr, self._clock)
+            await self._enter(self._make(state, founding.identity), lambda member: member.start(founding))
+            return founding.identity.node_id
+
+    async def join(self, request: SwarmJoin) -> None:
+        """Become a node of the swarm that the token is of, in the token's role."""
+        async with self._lock:
+            if self._member is not None:
+                raise NotInSwarm(ALREADY_IN_SWARM)
+            if not request.join_token:
+                raise InvalidArgument("JoinToken: a join token is required")
+            remotes = [resolve_remote(addr) for addr in request.remote_addrs]
+            if not remotes:
+                raise InvalidArgument("RemoteAddrs: the address of at least one manager is required")
+            state = self._addresses(request.listen_addr, request.advertise_addr, remotes)
+            identity = await self._obtain(remotes, request.join_token)
+            await self._enter(self._make(state, identity), lambda member: member.start())
+
+    async def leave(self, *, force: bool) -> None:
+        """Leave the swarm and remove its tasks' containers from this node."""
+        async with self._lock:
+            member = self._member
+            if member is None:
+                raise NotInSwarm("This node is not part of a swarm")
+            if member.identity.role == "manager":
+                await self._leave_as_manager(member, force=force)
+            await member.stop()
+            self._member, self._state, self._error = None, "inactive", ""
+            self._wipe()
+            await self._remove_tasks()
+
+    def info(self) -> SwarmInfo:
+        """The Swarm part of `docker info`."""
+        member = self._member
+        if member is None:
+            return SwarmInfo(local_node_state=self._state, error=self._error)
+        info = SwarmInfo(
+            node_id=member.identity.node_id,
+            node_addr=member.state.advertise_addr.rpartition(":")[0],
+            local_node_state=self._state,
+            error=self._error or member.error,
+            remote_managers=[RemoteManager(node_id=node_id, addr=addr) for node_id, addr in member.remote_managers()],
+        )
+        if member.manager is not None:
+            info.control_available = True
+            info.nodes, info.managers = member.manager.counts()
+            cluster = member.manager.store.view().cluster()
+            info.cluster = cluster_info(cluster) if cluster is not None else None
+        return info
+
+    # --- steps --------------------------------------------------------------------------------------------------
+
+    def _make(self, state: NodeState, identity: Identity) -> SwarmMember:
+        return SwarmMember(self._directory, state, identity, self._engine, self._description, self._clock)
+
+    def _addresses(self, listen: str, advertise: str, remotes: list[str] | None = None) -> NodeState:
+        interfaces = interface_addresses()
+        bound = resolve_listen(listen, interfaces)
+        told = resolve_advertise(advertise, self._config.swarm_default_advertise_addr, bound, interfaces)
+        return NodeState(listen_addr=bound, advertise_addr=told, remote_managers=remotes or [])
+
+    async def _enter(self, member: SwarmMember, start: Callable[[SwarmMember], Awaitable[None]]) -> None:
+        self._wipe()
+        self._directory.mkdir(parents=True, mode=0o700)
+        self._state = "pending"
+        try:
+            await start(member)
+            member.commit()
+        except BaseException:
+            await member.stop()
+            self._state = "inactive"
+            self._wipe()
+            raise
+        self._member, self._state, self._error = member, "active", ""
+
+    async def _obtain(self, remotes: list[str], token: str) -> Identity:
+        last: ShoalError = Unavailable("no manager answered")
+        for addr in remotes:
+            try:
+                return await client.join(addr, token, self._clock)
+            except Unavailable as error:
+                last = error
+        raise last
+
+    async def _leave_as_manager(self, member: SwarmMember, *, force: bool) -> None:
+        others = [addr for _, addr in member.remote_managers() if addr != member.state.advertise_addr]
+        if not force:
+            advice = "" if others else "Removing the last manager erases all current state of a swarm. "
+            raise Unavailable(LAST_MANAGER.format(advice))
+        if others and member.manager is not None:
+            try:
+                async with asyncio.timeout(LEAVE_S):
+                    await member.manager.leave()
+            except (ShoalError, TimeoutError) as error:
+                log.warning("left without the other managers' consent error=%s", error)
+
+    def _wipe(self) -> None:
+        if self._directory.exists():
+            shutil.rmtree(self._directory)
