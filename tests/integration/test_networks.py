@@ -216,7 +216,7 @@ def test_the_hosts_loopback_is_not_reachable_from_a_container(tmp_path: Path) ->
                         ip.flush_addr(index=1)
                         ip.route("add", dst="127.0.0.0/8", gateway="172.17.0.1", table=254)
                         Path("/proc/sys/net/ipv4/conf/eth0/route_localnet").write_text("1")
-                    ask("127.0.0.1", 9999, timeout=0.5)
+                    socket.create_connection(("127.0.0.1", 9999), timeout=0.5).close()
 
                 with pytest.raises(TimeoutError):
                     await asyncio.to_thread(netns.call, evil.netns, attack)

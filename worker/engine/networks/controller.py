@@ -203,7 +203,7 @@ class NetworkController:
         """Allocate; an address whose last owner is just leaving is waited for."""
         files_of = ""
         if request.mode.startswith("container:"):
-            other = self._sandboxes.get(request.mode.partition(":")[2])
+            other = self._sandbox_of(request.mode.partition(":")[2])
             files_of = (other.files_of or other.directory) if other else ""
         try:
             return planning.sandbox(request, networks, self._catalog, self._namespaces, files_of)
@@ -212,6 +212,13 @@ class NetworkController:
                 raise
             await asyncio.wait(list(self._retiring.values()))
             return planning.sandbox(request, networks, self._catalog, self._namespaces, files_of)
+
+    def _sandbox_of(self, ref: str) -> SandboxRecord | None:
+        """Of a container by id, name or id prefix (the caller knows it to be unique)."""
+        exact = self._sandboxes.get(ref)
+        found = (one for one in self._sandboxes.values() if one.container_name == ref.lstrip("/"))
+        prefix = (one for one in self._sandboxes.values() if ref and one.container_id.startswith(ref))
+        return exact or next(found, None) or next(prefix, None)
 
     def _with_ports(self, record: SandboxRecord, request: NetworkRequest) -> SandboxRecord:
         """Reserve the ports of the host. Raises PortInUse with Docker's words around it."""
