@@ -192,7 +192,7 @@ class _Extraction:
             return False
         if self._options.keep_kinds and was_directory != is_directory:
             kinds = ("directory", "non-directory") if was_directory else ("non-directory", "directory")
-            raise InvalidArgument(f"cannot overwrite {kinds[0]} {member.name!r} with {kinds[1]}")
+            raise InvalidArgument(f"cannot overwrite {kinds[0]} {member.name.rstrip('/')!r} with {kinds[1]}")
         if member.kind == tarstream.HARD_LINK and self._is_same_file(member, there):
             return True
         remove_at(parent, name)
