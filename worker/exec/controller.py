@@ -116,7 +116,8 @@ class Controller:
         if error is None:
             return
         if action in (Action.PREPARE, Action.START):
-            await self._move(failure(self.status, error.message, self._clock.now_ns()))
+            text = error.message if action is Action.PREPARE else f"starting container failed: {error.message}"
+            await self._move(failure(self.status, text, self._clock.now_ns()))
             return
         log.warning("action failed task_id=%s action=%s error=%s", self.task.id, action.value, error)
         await self._pause()
