@@ -6,6 +6,9 @@ import logging
 import sys
 from contextvars import ContextVar
 
+_CHATTY = frozenset({"aiohttp", "asyncio", "grpc", "pyroute2"})
+"""Libraries whose details are not ours to print."""
+
 _context: ContextVar[str] = ContextVar("log_context", default="")
 
 
@@ -26,6 +29,8 @@ def add_context(**fields: str) -> None:
 
 class _ContextFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING and record.name.partition(".")[0] in _CHATTY:
+            return False
         context = _context.get()
         record.context = f" {context}" if context else ""
         return True
@@ -42,5 +47,3 @@ def set_up(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(names.get(level, level.upper()))
-    for noisy in ("asyncio", "pyroute2", "aiohttp", "grpc"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)

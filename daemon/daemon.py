@@ -12,7 +12,7 @@ from base.clock import SystemClock
 from daemon import VERSION
 from daemon.config import Config
 from daemon.engine import Engine
-from daemon.listeners import listen
+from daemon.listeners import forget_sockets, listen
 from daemon.membership import Membership
 from daemon.system import System
 from daemon.tasks import remove_task_containers, task_engine
@@ -57,6 +57,7 @@ class Daemon:
             stack.push_async_callback(self._membership.close)
             stack.push_async_callback(self._app.close)
             await listen(self._app, self._config)
+            stack.callback(forget_sockets, self._config)
             self._open = stack.pop_all()
 
     async def run(self, stop: asyncio.Event) -> None:

@@ -17,6 +17,14 @@ log = logging.getLogger(__name__)
 BACKLOG = 1024
 
 
+def forget_sockets(config: Config) -> None:
+    """Remove the unix sockets after the API has closed, so that clients see at once that nobody is there."""
+    for host in config.hosts:
+        scheme, address, _ = split_host(host)
+        if scheme == "unix":
+            Path(address).unlink(missing_ok=True)
+
+
 async def listen(app: App, config: Config) -> None:
     """Open every configured socket. Raises Conflict when one is in use; then none stays open."""
     loop = asyncio.get_running_loop()
