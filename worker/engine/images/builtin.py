@@ -86,8 +86,7 @@ async def ensure_busybox(store: ImageStore, binary: Path) -> str | None:
         return None
     layer = await store.disk.run(busybox_layer, content, await _applets(binary))
     async with store.ingest() as ingestion:
-        blob = await store.disk.run(store.blobs.put, layer)
-        added = await ingestion.add_layer(blob)
+        added = await ingestion.add_layer(await ingestion.put(layer))
         config = {"Cmd": ["sh"], "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"]}
         raw = minimal_config(config, [added.diff_id], _CREATED, "Shoal's built-in busybox")
         return await ingestion.register(raw, [names.parse(REFERENCE).tagged()])

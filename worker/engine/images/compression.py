@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import bz2
 import hashlib
-import io
 import lzma
 import threading
 from collections.abc import Callable, Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 import zstandard
 from isal import igzip, isal_zlib
@@ -31,20 +31,19 @@ _ERRORS: tuple[type[Exception], ...] = (
 )
 
 
-def open_plain(file: BinaryIO) -> Readable:
+def open_plain(file: BufferedReader) -> Readable:
     """The uncompressed content of a file that may be compressed."""
-    buffered = io.BufferedReader(cast("io.RawIOBase", file), limits.CHUNK)
-    head = buffered.peek(6)[:6]
+    head = file.peek(6)[:6]
     if head.startswith(_GZIP):
-        return cast(Readable, cast(Any, igzip).open(buffered, "rb"))
+        return cast(Readable, cast(Any, igzip).open(file, "rb"))
     if head.startswith(_ZSTD):
         decompressor = zstandard.ZstdDecompressor(max_window_size=limits.ZSTD_WINDOW_MAX)
-        return decompressor.stream_reader(buffered, read_size=limits.CHUNK, read_across_frames=True)
+        return decompressor.stream_reader(file, read_size=limits.CHUNK, read_across_frames=True)
     if head.startswith(_BZIP2):
-        return bz2.BZ2File(buffered)
+        return bz2.BZ2File(file)
     if head.startswith(_XZ):
-        return lzma.LZMAFile(buffered)
-    return buffered
+        return lzma.LZMAFile(file)
+    return file
 
 
 def is_compressed(path: Path) -> bool:
@@ -53,7 +52,7 @@ def is_compressed(path: Path) -> bool:
         return file.read(6).startswith(_MAGICS)
 
 
-def read_plain(file: BinaryIO) -> Iterator[bytes]:
+def read_plain(file: BufferedReader) -> Iterator[bytes]:
     """The uncompressed content in chunks. Raises InvalidArgument when it is damaged."""
     plain = open_plain(file)
     while True:
@@ -69,7 +68,9 @@ def read_plain(file: BinaryIO) -> Iterator[bytes]:
 class LayerReader:
     """An uncompressed layer on its way to the extractor: hashed (its diff id), and stoppable from another thread."""
 
-    def __init__(self, file: BinaryIO, stop: threading.Event, progress: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self, file: BufferedReader, stop: threading.Event, progress: Callable[[int], None] | None = None
+    ) -> None:
         self._file = file
         self._plain = open_plain(file)
         self._hash = hashlib.sha256()

@@ -101,7 +101,7 @@ class LayerStore:
         diff.mkdir(parents=True)
         diff.chmod(0o755)
         try:
-            with open(blob, "rb", buffering=0) as file:
+            with open(blob, "rb") as file:
                 reader = LayerReader(file, stop, progress)
                 root = os.open(diff, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 try:

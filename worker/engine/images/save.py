@@ -53,7 +53,7 @@ def _small(name: str, data: bytes) -> bytes:
 
 def _layer(layer: LayerRecord, blob: Path) -> Iterator[bytes]:
     written = 0
-    with open(blob, "rb", buffering=0) as file:
+    with open(blob, "rb") as file:
         for data in read_plain(file):
             written += len(data)
             yield data

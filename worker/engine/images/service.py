@@ -227,7 +227,7 @@ class ImageService:
                 images.append(SavedImage(image, raw, config, blobs, references))
             pieces = write_archive(images)
             try:
-                while piece := await self.store.disk.run(next, pieces, b""):
+                while (piece := await self.store.disk.run(next, pieces, None)) is not None:
                     yield piece
             finally:
                 # After a cancellation a thread may still be inside; then the generator ends with its last reference.
@@ -264,7 +264,7 @@ def _inflated(spool: Path) -> None:
     """Replace a compressed file by its plain content."""
     plain = spool.with_name(spool.name + ".plain")
     try:
-        with open(spool, "rb", buffering=0) as source, open(plain, "wb") as target:
+        with open(spool, "rb") as source, open(plain, "wb") as target:
             for data in read_plain(source):
                 target.write(data)
         plain.rename(spool)

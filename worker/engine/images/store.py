@@ -8,6 +8,7 @@ ingestion needs is garbage, derived from the records, and removed at once and ag
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import threading
 from collections import Counter
@@ -63,6 +64,11 @@ class Ingestion:
         """Keep a blob (by digest) or a layer (by chain id) until the ingestion ends."""
         self._store.pins[key] += 1
         self.pinned.append(key)
+
+    async def put(self, data: bytes) -> str:
+        """Keep a small blob; returns its digest."""
+        self.pin("sha256:" + hashlib.sha256(data).hexdigest())
+        return await self._store.disk.run(self._store.blobs.put, data)
 
     @property
     def chain(self) -> str:
@@ -210,6 +216,7 @@ class ImageStore:
                 return
             await self._records.write(Delete(IMAGES, image_id))
             self.index.drop_image(image_id)
+            self._discard_config(image_id)
         await self.collect()
 
     # --- ingestion ---
@@ -290,8 +297,7 @@ class ImageStore:
         self, ingestion: Ingestion, raw: bytes, config: ImageConfig, references: Iterable[Reference], parent: str
     ) -> str:
         """Write an image and its names; see `Ingestion.register`."""
-        image = await self.disk.run(self.blobs.put, raw)
-        ingestion.pin(image)
+        image = await ingestion.put(raw)
         await self.disk.run(self.layers.sync)
         async with self._change:
             old = self.index.images.get(image)
