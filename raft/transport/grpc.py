@@ -53,6 +53,7 @@ class GrpcTransport:
         self._hints: dict[int, str] = {}
         """Addresses that callers who are not in the membership gave: a joiner answers its leader with them."""
         self._links: dict[int, Link] = {}
+        self._retired: set[Link] = set()
         self._retiring: TaskOwner | None = None
 
     def handlers(self) -> dict[Method[Any, Any], tuple[frozenset[str], Handler]]:
@@ -66,8 +67,9 @@ class GrpcTransport:
             await asyncio.get_running_loop().create_future()
         finally:
             self._events = None
-            links, self._links = list(self._links.values()), {}
             await self._retiring.close()
+            links = [*self._links.values(), *self._retired]
+            self._links, self._retired = {}, set()
             for link in links:
                 await link.close(drain=False)
 
@@ -79,7 +81,13 @@ class GrpcTransport:
             if self._peers.get(peer) != link.addr:
                 del self._links[peer]
                 if self._retiring is not None:
-                    self._retiring.spawn(link.close(drain=True), name=f"retire/{peer:x}")
+                    self._retired.add(link)
+                    self._retiring.spawn(self._retire(link), name=f"retire/{peer:x}")
+
+    async def _retire(self, link: Link) -> None:
+        """A peer was removed or moved: let the last messages leave. If this is cut short, `run` closes the link."""
+        await link.close(drain=True)
+        self._retired.discard(link)
 
     def send(self, messages: Iterable[Message]) -> None:
         for message in messages:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable, Iterator
 from hashlib import blake2b
 
 import grpc
@@ -53,7 +53,8 @@ class Link:
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._envelopes = 0
+        self._written = 0
+        """Envelopes of the present stream that have left."""
         self._snapshot: asyncio.Task[None] | None = None
         self._tasks = TaskOwner(f"raft/link/{peer:x}")
         self._tasks.spawn(self._run(), name="messages")
@@ -69,7 +70,7 @@ class Link:
             self._wake.set()
 
     async def close(self, *, drain: bool) -> None:
-        """End the link; with `drain` give what is queued a short time to leave."""
+        """End the link (again, if that was cut short); with `drain` give what is queued a short time to leave."""
         if drain:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), DRAIN_S)
@@ -79,32 +80,42 @@ class Link:
     async def _run(self) -> None:
         while True:
             await self._wake.wait()
-            self._envelopes = 0
+            self._written = 0
+            call = self._channel.stream_unary(MESSAGES.path)()
+            call.add_done_callback(self._stream_ended)
             try:
-                await self._channel.stream_unary(MESSAGES.path)(self._stream())
-            except grpc.aio.AioRpcError as error:
-                log.debug("raft stream ended peer=%x addr=%s error=%s", self._peer, self.addr, error.details())
+                await self._stream(call)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+                log.debug("raft stream ended peer=%x addr=%s error=%s", self._peer, self.addr, error)
+            finally:
+                call.cancel()
             self._queue.clear()
             self._idle.set()
             self._wake.clear()
             self._events.unreachable(self._peer)
-            if self._envelopes > 1:  # the first one left, so there was a connection
+            if self._written:
                 self._events.connection_lost(self._peer)
             await asyncio.sleep(RETRY_S)
 
-    async def _stream(self) -> AsyncIterator[bytes]:
-        while True:
+    def _stream_ended(self, _call: object) -> None:
+        self._wake.set()
+
+    async def _stream(self, call: grpc.aio.StreamUnaryCall) -> None:
+        """Write what is queued for as long as the call lives. (Not as a request iterator: grpc leaves the task that
+        reads one behind when the call breaks.)"""
+        while not call.done():
             if not self._queue:
                 self._wake.clear()
                 self._idle.set()
                 await self._wake.wait()
+                continue
             messages: list[Message] = []
             size = 0
             while self._queue and size < ENVELOPE_BYTES and len(messages) < ENVELOPE_MESSAGES:
                 messages.append(self._queue.popleft())
                 size += weight(messages[-1])
-            self._envelopes += 1
-            yield MESSAGES.encode(Envelope(messages=tuple(messages), addr=self._own_addr))
+            await call.write(MESSAGES.encode(Envelope(messages=tuple(messages), addr=self._own_addr)))
+            self._written += 1
 
     def _start_snapshot(self, message: InstallSnapshot) -> None:
         if self._snapshot is not None and not self._snapshot.done():
@@ -113,18 +124,24 @@ class Link:
 
     async def _send_snapshot(self, message: InstallSnapshot) -> None:
         delivered = False
+        call = self._channel.stream_unary(SNAPSHOT.path)(timeout=SNAPSHOT_TIMEOUT_S)
         try:
-            await self._channel.stream_unary(SNAPSHOT.path)(self._chunks(message), timeout=SNAPSHOT_TIMEOUT_S)
+            for chunk in self._chunks(message):
+                await call.write(SNAPSHOT.encode(chunk))
+            await call.done_writing()
+            await call
             delivered = True
-        except grpc.aio.AioRpcError as error:
-            log.warning("raft snapshot not delivered peer=%x error=%s", self._peer, error.details())
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+            log.warning("raft snapshot not delivered peer=%x error=%s", self._peer, error)
+        finally:
+            call.cancel()
         self._events.snapshot_done(self._peer, delivered=delivered)
 
-    async def _chunks(self, message: InstallSnapshot) -> AsyncIterator[bytes]:
+    def _chunks(self, message: InstallSnapshot) -> Iterator[SnapshotChunk]:
         data = message.snapshot.data
         bare = msgspec.structs.replace(message.snapshot, data=b"")
         head = msgspec.structs.replace(message, snapshot=bare)
-        yield SNAPSHOT.encode(SnapshotChunk(head=head, addr=self._own_addr))
+        yield SnapshotChunk(head=head, addr=self._own_addr)
         for start in range(0, len(data), CHUNK_BYTES):
-            yield SNAPSHOT.encode(SnapshotChunk(data=data[start : start + CHUNK_BYTES]))
-        yield SNAPSHOT.encode(SnapshotChunk(digest=blake2b(data).digest()))
+            yield SnapshotChunk(data=data[start : start + CHUNK_BYTES])
+        yield SnapshotChunk(digest=blake2b(data).digest())
