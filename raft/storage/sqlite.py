@@ -82,8 +82,7 @@ class SqliteStorage:
     def load(self) -> Stored:
         with self._reading():
             self._state = state = self._load_state()
-            if state is None:
-                raise StorageCorrupt(f"{self.path}: the raft state record is missing")
+            assert state is not None, "load comes after create"
             snapshot = self._load_record("snapshot", Snapshot) or Snapshot()
             entries = tuple(self._load_entries(state))
         if not state.base_index <= snapshot.index <= state.last_index:
@@ -173,7 +172,12 @@ class SqliteStorage:
 
     def _load_state(self) -> _State | None:
         state = self._load_record("state", _State)
-        if state is not None and state.format != FORMAT:
+        if state is None:
+            with closing(self._db.execute("SELECT 1 FROM entries UNION ALL SELECT 1 FROM records LIMIT 1")) as rows:
+                if rows.fetchone() is not None:
+                    raise StorageCorrupt(f"{self.path}: the raft state record is missing")
+            return None
+        if state.format != FORMAT:
             raise StorageCorrupt(f"{self.path}: format {state.format} is not known to this version")
         return state
 
