@@ -104,19 +104,22 @@ class Agent:
             await self._storage.close()
 
     async def _stay_connected(self) -> None:
-        failures, failed, hint, previous = 0, "", "", ""
+        failures, failed, hint, previous, told = 0, "", "", "", ""
         while True:
             addr = hint or choose([peer.addr for peer in self._peers], self._seeds, failed, self._rng)
             error, session = await self._converse(addr, previous) if addr else (None, None)
             if session is not None and session.session_id:
-                failures, previous = 0, session.session_id
+                failures, previous, told = 0, session.session_id, ""
             # A follower that names the leader sends us there at once, unless that is where we come from.
             named = leader_hint(error.message) if error is not None else ""
             hint = named if named != addr and not hint else ""
             failed = addr
             failures += 1
             if error is not None:
-                log.info("session ended manager=%s leader=%s error=%s", addr, named or "?", error)
+                # Once for each new reason: a node that is cut off for hours should not fill its log.
+                level = logging.INFO if error.message != told else logging.DEBUG
+                log.log(level, "session ended manager=%s leader=%s error=%s", addr, named or "?", error)
+                told = error.message
             if not hint:
                 await asyncio.sleep(backoff_s(failures, self._rng))
 
