@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
@@ -101,11 +102,30 @@ class RegistryServer:
         if refused is not None:
             return refused
         rest = request.match_info["rest"]
+        if request.method in ("POST", "PUT"):
+            return await self._receive(request, rest)
         for kind, serve in (("/manifests/", self._manifest), ("/blobs/", self._blob), ("/tags/", self._tags)):
             if kind in rest:
                 name, _, what = rest.partition(kind)
                 return serve(request, name, what)
         return web.json_response({})
+
+    async def _receive(self, request: web.Request, rest: str) -> web.StreamResponse:
+        """Uploads: a location, then the blob; a manifest is refused while a blob it names is missing."""
+        data = await request.read()
+        if request.method == "POST":
+            return web.Response(status=202, headers={"Location": f"/v2/{rest}some-upload?state=a%2Fb"})
+        if "/blobs/" in rest:
+            if digest_of(data) != request.query["digest"] or request.query["state"] != "a/b":
+                return web.json_response({"errors": [{"code": "DIGEST_INVALID", "message": "wrong"}]}, status=400)
+            self.blobs[request.query["digest"]] = data
+            return web.Response(status=201)
+        name, _, tag = rest.partition("/manifests/")
+        manifest = json.loads(data)
+        if any(part["digest"] not in self.blobs for part in [manifest["config"], *manifest["layers"]]):
+            return web.json_response({"errors": [{"code": "BLOB_UNKNOWN", "message": "blob unknown"}]}, status=400)
+        self.add_manifest(name, tag, data, request.content_type)
+        return web.Response(status=201)
 
     def _manifest(self, _request: web.Request, name: str, what: str) -> web.StreamResponse:
         found = self.manifests.get((name, what))

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from api.errors import Unavailable
 from worker.engine.images import names
-from worker.engine.images.store import ImageStore, minimal_config
+from worker.engine.images.model import minimal_config
+from worker.engine.images.store import ImageStore
 
 log = logging.getLogger(__name__)
 REFERENCE = "busybox:latest"

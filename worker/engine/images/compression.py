@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import zstandard
 from isal import igzip, isal_zlib
@@ -22,6 +22,7 @@ from worker.engine.images import limits
 from worker.engine.images.tarstream import Readable
 
 _GZIP, _ZSTD, _BZIP2, _XZ = _MAGICS = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ\x00")
+_GZIP_LEVEL = 2
 _ERRORS: tuple[type[Exception], ...] = (
     EOFError,
     OSError,
@@ -46,10 +47,27 @@ def open_plain(file: BufferedReader) -> Readable:
     return file
 
 
-def is_compressed(path: Path) -> bool:
-    """Whether `open_plain` would inflate this file."""
+def format_of(path: Path) -> str:
+    """How a file is compressed: `gzip`, `zstd`, `bzip2`, `xz`, or "" when it is not."""
     with open(path, "rb") as file:
-        return file.read(6).startswith(_MAGICS)
+        head = file.read(6)
+    names = ("gzip", "zstd", "bzip2", "xz")
+    return next((name for name, magic in zip(names, _MAGICS, strict=True) if head.startswith(magic)), "")
+
+
+class Writable(Protocol):
+    """Takes bytes, blocking."""
+
+    def write(self, data: bytes, /) -> int: ...
+
+
+def compress(source: Path, target: Writable) -> None:
+    """A file's uncompressed content as gzip, the same bytes every time."""
+    compressor = isal_zlib.compressobj(_GZIP_LEVEL, isal_zlib.DEFLATED, 16 + isal_zlib.MAX_WBITS)
+    with open(source, "rb") as file:
+        for data in read_plain(file):
+            target.write(compressor.compress(data))
+    target.write(compressor.flush())
 
 
 def read_plain(file: BufferedReader) -> Iterator[bytes]:

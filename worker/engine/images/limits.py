@@ -26,6 +26,8 @@ ZSTD_WINDOW_MAX = 128 << 20
 DOWNLOADS_PARALLEL = 3
 """Layers of one pull that download at once (Docker's default)."""
 UNPACKS_PARALLEL = 2
+UPLOADS_PARALLEL = 3
+"""Layers of one push that upload at once."""
 DOWNLOAD_TRIES = 5
 """Attempts at one blob before the pull fails; each resumes where the last one broke off."""
 

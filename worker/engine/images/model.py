@@ -199,3 +199,19 @@ def labels_of(config: ImageConfig) -> Mapping[str, str]:
     """The image's labels."""
     labels = (config.config or {}).get("Labels")
     return labels if isinstance(labels, dict) else {}
+
+
+def minimal_config(config: dict[str, Any], diff_ids: list[str], created: str, comment: str) -> bytes:
+    """Configuration JSON of an image made here of one layer (import, built-in). Deterministic."""
+    history = {"created": created, "comment": comment}
+    return msgspec.json.encode(
+        {
+            "architecture": "amd64",
+            "comment": comment,
+            "config": config,
+            "created": created,
+            "history": [history],
+            "os": "linux",
+            "rootfs": {"diff_ids": diff_ids, "type": "layers"},
+        }
+    )

@@ -17,12 +17,13 @@ from api.errors import InvalidArgument, NotFound, ShoalError, Unavailable
 from api.types.auth import AuthConfig
 from worker.engine.images import limits
 from worker.engine.images.blobs import BlobWriter
+from worker.engine.images.ingestion import Ingestion
 from worker.engine.images.manifest import Descriptor, Manifest, choose_platform, host_architecture, parse_manifest
 from worker.engine.images.model import ImageConfig, parse_config
 from worker.engine.images.names import Reference
 from worker.engine.images.progress import Report, state, step
 from worker.engine.images.registry import Endpoint, RegistryConfig, RegistryError, Repository, endpoints, explain
-from worker.engine.images.store import ImageStore, Ingestion
+from worker.engine.images.store import ImageStore
 
 _PROGRESS_INTERVAL_S = 0.1
 
@@ -119,7 +120,7 @@ class Puller:
                 await self._layers(repository, ingestion, found, report)
                 await ingestion.register(found.config, names)
         report({"status": f"Digest: {found.digest}"})
-        self._store.publish_pull(reference, found.image_id)
+        self._store.publish_transfer("pull", reference, found.image_id)
         outcome = "Image is up to date" if up_to_date else "Downloaded newer image"
         report({"status": f"Status: {outcome} for {reference.familiar()}"})
         return found.image_id

@@ -282,6 +282,50 @@ class Repository:
         async with self.request("GET", self.url(f"blobs/{digest}"), headers) as response:
             yield response.content, offset if response.status == 206 else 0
 
+    # --- what pushes need ---
+
+    async def check(self) -> None:
+        """Whether there is a registry at all, before anything is told or sent."""
+
+        async def ask() -> None:
+            base = str(self.endpoint.base).rstrip("/")
+            async with self.request("GET", URL(f"{base}/v2/")):
+                pass
+
+        await self.retried(ask)
+
+    async def has_blob(self, digest: str) -> bool:
+        """Whether the repository has a blob already."""
+        try:
+            async with self.request("HEAD", self.url(f"blobs/{digest}")):
+                return True
+        except RegistryError as error:
+            if error.status == 404:
+                return False
+            raise
+
+    async def upload(self, digest: str, size: int, content: Callable[[], AsyncIterator[bytes]]) -> None:
+        """Upload a blob; `content` gives its bytes afresh for each attempt."""
+
+        async def send() -> None:
+            async with self.request("POST", self.url("blobs/uploads/"), {"Content-Length": "0"}) as response:
+                where = response.url.join(URL(response.headers["Location"], encoded=True))
+            headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+            async with self.request("PUT", where.update_query(digest=digest), headers, content()):
+                pass
+
+        await self.retried(send)
+
+    async def put_manifest(self, tag: str, raw: bytes, media_type: str) -> str:
+        """Publish a manifest under a tag; returns its digest."""
+
+        async def send() -> None:
+            async with self.request("PUT", self.url(f"manifests/{tag}"), {"Content-Type": media_type}, raw):
+                pass
+
+        await self.retried(send)
+        return "sha256:" + hashlib.sha256(raw).hexdigest()
+
     async def tags(self) -> list[str]:
         """All tags of the repository, page by page."""
         found: list[str] = []

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import aiohttp
 
-from api.errors import InvalidArgument, NotFound, NotSupported, Unavailable
+from api.errors import InvalidArgument, NotFound, Unavailable
 from api.types.auth import AuthConfig
 from api.types.image import ImageHistoryItem, ImageInspect, ImageRemoved, ImageSummary
 from base.clock import rfc3339nano
@@ -21,15 +21,17 @@ from base.ids import short_id
 from worker.engine.images import limits, names, views
 from worker.engine.images.archive import Archive, ArchivedImage, Slice, open_archive
 from worker.engine.images.changes import apply_changes
-from worker.engine.images.compression import is_compressed, read_plain
+from worker.engine.images.compression import format_of, read_plain
+from worker.engine.images.ingestion import Ingestion
 from worker.engine.images.layers import chain_id
-from worker.engine.images.model import parse_config
+from worker.engine.images.model import minimal_config, parse_config
 from worker.engine.images.names import Reference
 from worker.engine.images.progress import Message, Report, drive, silent, step
 from worker.engine.images.pull import Puller
+from worker.engine.images.push import Pusher
 from worker.engine.images.registry import RegistryConfig
 from worker.engine.images.save import SavedImage, write_archive
-from worker.engine.images.store import ImageStore, Ingestion, minimal_config
+from worker.engine.images.store import ImageStore
 
 T = TypeVar("T")
 Body = AsyncIterator[bytes]
@@ -43,6 +45,7 @@ class ImageService:
     def __init__(self, store: ImageStore, registries: RegistryConfig) -> None:
         self.store = store
         self._puller = Puller(store, registries)
+        self._pusher = Pusher(store, registries)
 
     # --- reading ---
 
@@ -95,9 +98,22 @@ class ImageService:
             await self._puller.pull(reference.with_tag(each), auth, report)
 
     async def push(self, name: str, tag: str, auth: AuthConfig | None, report: Report) -> None:
-        """ "Push an image on the registry". Raises NotFound, NotSupported, Unavailable."""
-        del name, tag, auth, report
-        raise NotSupported("pushing images is not supported yet")
+        """ "Push an image on the registry": one tag, or all tags of the repository when none is named.
+
+        Raises: InvalidArgument, NotFound, Unavailable.
+        """
+        reference = names.parse(name)
+        if reference.digest:
+            raise InvalidArgument("cannot push a digest reference")
+        if tag or reference.tag:
+            await self._pusher.push(names.combine(name, tag), auth, report)
+            return
+        every = [names.parse(key) for key in sorted(self.store.index.references)]
+        tags = [one for one in every if one.tag and one.repository == reference.repository]
+        if not tags:
+            raise NotFound(f"An image does not exist locally with the tag: {reference.familiar_name}")
+        for one in tags:
+            await self._pusher.push(one, auth, report)
 
     async def drive(self, work: Callable[[Report], Awaitable[T]], send: Callable[[Message], Awaitable[None]]) -> T:
         """See `progress.drive`."""
@@ -161,7 +177,7 @@ class ImageService:
             with open(spool, "wb") as file:
                 async for data in body:
                     await store.disk.run(file.write, data)
-            if await store.disk.run(is_compressed, spool):
+            if await store.disk.run(format_of, spool):
                 await store.disk.run(_inflated, spool)
             return spool
         except BaseException:

@@ -8,14 +8,12 @@ ingestion needs is garbage, derived from the records, and removed at once and ag
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -26,6 +24,7 @@ from base.offload import Pool
 from base.supervise import TaskOwner
 from worker.engine.images import limits, names
 from worker.engine.images.blobs import BlobStore
+from worker.engine.images.ingestion import Ingestion, Progress
 from worker.engine.images.layers import LayerStore, Unpacked, chain_id
 from worker.engine.images.model import (
     HOLDS,
@@ -49,64 +48,6 @@ from worker.engine.records import Delete, Put, Records
 from worker.engine.syscalls.tree import remove_tree
 
 log = logging.getLogger(__name__)
-Progress = Callable[[int], None]
-
-
-class Ingestion:
-    """Builds up one image, layer by layer, lowest first. What it uses is safe from collection until it ends."""
-
-    def __init__(self, store: ImageStore) -> None:
-        self._store = store
-        self.layers: list[LayerRecord] = []
-        self.pinned: list[str] = []
-
-    def pin(self, key: str) -> None:
-        """Keep a blob (by digest) or a layer (by chain id) until the ingestion ends."""
-        self._store.pins[key] += 1
-        self.pinned.append(key)
-
-    async def put(self, data: bytes) -> str:
-        """Keep a small blob; returns its digest."""
-        self.pin("sha256:" + hashlib.sha256(data).hexdigest())
-        return await self._store.disk.run(self._store.blobs.put, data)
-
-    @property
-    def chain(self) -> str:
-        """Chain id of the layers so far."""
-        return self.layers[-1].chain if self.layers else ""
-
-    def known_layer(self, diff_id: str) -> bool:
-        """Take the next layer from the store if it is there already."""
-        chain = chain_id(self.chain, diff_id)
-        record = self._store.index.layers.get(chain)
-        if record is None:
-            return False
-        self.pin(chain)
-        self.pin(record.blob)
-        self.layers.append(record)
-        return True
-
-    async def add_layer(self, blob: str, diff_id: str = "", progress: Progress | None = None) -> LayerRecord:
-        """Unpack a blob of the store as the next layer.
-
-        Args:
-            diff_id: what the image's configuration says it is; "" takes what comes.
-            progress: compressed bytes read so far; called on the event loop.
-        """
-        self.pin(blob)
-        if not (diff_id and self.known_layer(diff_id)):
-            self.layers.append(await self._store.unpack(self, blob, diff_id, progress))
-        return self.layers[-1]
-
-    async def register(self, raw: bytes, references: Iterable[Reference] = (), parent: str = "") -> str:
-        """Make the image known; durable on return. Returns its id.
-
-        Raises InvalidArgument when the configuration names other layers than were added.
-        """
-        config = parse_config(raw)
-        if config.rootfs.diff_ids != [layer.diff_id for layer in self.layers]:
-            raise InvalidArgument("image configuration and layers do not match")
-        return await self._store.register(self, raw, config, references, parent)
 
 
 class ImageStore:
@@ -372,9 +313,9 @@ class ImageStore:
         config = self.index.configs.get(image)
         return {**(labels_of(config) if config is not None else {}), "name": name}
 
-    def publish_pull(self, reference: Reference, image: str) -> None:
-        """A pull's actor is the name that was pulled."""
-        self._events.publish("image", "pull", reference.familiar(), self.attributes(image, reference.familiar_name))
+    def publish_transfer(self, action: str, reference: Reference, image: str) -> None:
+        """A pull's or push's actor is the name that travelled."""
+        self._events.publish("image", action, reference.familiar(), self.attributes(image, reference.familiar_name))
 
     def publish(self, action: str, image: str, name: str) -> None:
         """Tell of an event of an image whose actor is the image itself."""
@@ -440,19 +381,3 @@ class ImageStore:
         """Record and configuration of the image a reference stands for; raises NotFound."""
         image = self.index.get(text)
         return self.index.images[image], self.index.configs[image]
-
-
-def minimal_config(config: dict[str, Any], diff_ids: list[str], created: str, comment: str) -> bytes:
-    """Configuration JSON of an image made here of one layer (import, built-in). Deterministic."""
-    history = {"created": created, "comment": comment}
-    return msgspec.json.encode(
-        {
-            "architecture": "amd64",
-            "comment": comment,
-            "config": config,
-            "created": created,
-            "history": [history],
-            "os": "linux",
-            "rootfs": {"diff_ids": diff_ids, "type": "layers"},
-        }
-    )
