@@ -134,3 +134,7 @@ class TaskView(ObjectView, kw_only=True):
 
 class ServiceCreated(Api, kw_only=True):
     id: str
+
+
+class ServiceUpdated(Api, kw_only=True):
+    warnings: list[str] | None = None

@@ -9,9 +9,14 @@ from api.server.http import Route, auth_config, empty, filters, read_json, reply
 from api.server.routers.swarm import required_version
 from api.server.views import service_view
 from api.types.swarm import ServiceSpec
-from api.types.swarm_views import ServiceCreated
+from api.types.swarm_views import ServiceCreated, ServiceUpdated
 
 FILTERS = ("id", "label", "name", "mode")
+
+
+DECODING_CLIENTS = ("Docker-Client/", "docker-sdk-", "Go-http-client/")
+"""The document's answer to an update is empty. Clients made for later versions decode an object whatever version they
+ask for, and fail on an empty body; they are known by their User-Agent."""
 
 
 def _auth(request: web.Request) -> str:
@@ -43,6 +48,8 @@ def routes(backend: ClusterBackend) -> list[Route]:
         version = required_version(request)
         spec = await read_json(request, ServiceSpec)
         await control.update_service(request.match_info["id"], spec, version, _auth(request))
+        if request.headers.get("User-Agent", "").startswith(DECODING_CLIENTS):
+            return reply(request, ServiceUpdated())
         return empty(200)
 
     return [
