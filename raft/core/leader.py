@@ -52,6 +52,8 @@ class Leadership:
         self._early_reads: list[tuple[int, int]] = []
         self._uncommitted: deque[tuple[int, int]] = deque()
         self._uncommitted_bytes = 0
+        self._news = False
+        """There are new entries, or a new commit index, that were not offered to everybody."""
         self._heartbeat_age = 0
         self._quorum_age = 0
         self._transferee = NOBODY
@@ -150,7 +152,7 @@ class Leadership:
         self._uncommitted_bytes += _size(data)
         if kind is EntryKind.CHANGE:
             self._follow_membership()
-        self._broadcast()
+        self._news = True
         return entry
 
     def _follow_membership(self) -> None:
@@ -162,9 +164,12 @@ class Leadership:
 
     # Replication
 
-    def _broadcast(self) -> None:
-        for peer in self.progress:
-            self._send_append(peer, even_empty=True)
+    def flush(self) -> None:
+        """Tell everybody what is new, once for all that was proposed and committed since the last time."""
+        if self._news:
+            self._news = False
+            for peer in self.progress:
+                self._send_append(peer, even_empty=True)
 
     def _send_append(self, peer: int, *, even_empty: bool) -> bool:
         """Send what comes next to `peer`, if its flow allows. Returns whether something went out."""
@@ -239,12 +244,13 @@ class Leadership:
         early, self._early_reads = self._early_reads, []
         for requester, context in early:
             self.read_index(requester, context)
-        self._broadcast()
+        self._news = True
         if log.history.latest_index <= log.commit:
             self._membership_committed()
         return True
 
     def _membership_committed(self) -> None:
+        self.flush()
         for peer in self._leaving:
             del self.progress[peer]
         self._leaving = set()

@@ -147,6 +147,8 @@ class Raft:
         if isinstance(message, Removed):
             self.removed = True
             return
+        if isinstance(message, PreVote | Vote):
+            self._tell_removed(message.sender)
         if message.term > self.term:
             if not self._newer_term(message):
                 return
@@ -180,8 +182,6 @@ class Raft:
             self.send(PreVoteReply(to=message.sender, sender=self.id, term=self.term, granted=False))
         elif isinstance(message, Vote):
             self.send(VoteReply(to=message.sender, sender=self.id, term=self.term, granted=False))
-        if isinstance(message, PreVote | Vote):
-            self._tell_removed(message.sender)
 
     def _tell_removed(self, sender: int) -> None:
         if sender in self.log.history.at(self.log.commit).removed:
@@ -189,7 +189,6 @@ class Raft:
 
     def _answer_vote(self, message: PreVote | Vote) -> None:
         """Thesis §3.4, §3.6.1, §9.6. Learners and strangers answer too: they may not know yet that they are voters."""
-        self._tell_removed(message.sender)
         new_enough = self.log.no_newer_than(message.last_index, message.last_term)
         if isinstance(message, PreVote):
             granted = new_enough and message.term > self.term
@@ -242,7 +241,9 @@ class Raft:
         self._reads.append(ReadState(context=context, index=index))
 
     def take_early(self) -> list[Message]:
-        """Messages that may be sent now, whatever is still being persisted."""
+        """Messages that may be sent now, whatever is still being persisted. To be asked after every input."""
+        if self.leading is not None:
+            self.leading.flush()
         messages, self._early = self._early, []
         return messages
 

@@ -1,0 +1,1 @@
+"""Text files of commands and recorded output; see harness.py."""
