@@ -223,7 +223,9 @@ class Manager:
                 group.create_task(leadership.run(), name="manager/leadership")
                 group.create_task(self._follow_cluster(), name="manager/trust")
                 group.create_task(self._say_when_ready(ready, new), name="manager/ready")
-                group.create_task(_until_removed(parts.raft), name="manager/removal")
+                group.create_task(
+                    _until_removed(parts.raft, self.store, self._identity.node_id), name="manager/removal"
+                )
         except BaseExceptionGroup as group_error:
             if all(isinstance(error, _Removed) for error in group_error.exceptions):
                 log.info("this manager was removed from the swarm's managers")
@@ -359,8 +361,18 @@ class _Removed(Exception):
     """This member is out of Raft."""
 
 
-async def _until_removed(raft: RaftNode) -> None:
+async def _until_removed(raft: RaftNode, store: Store, node_id: str) -> None:
+    """Ends when Raft says so, or when the log takes back what it once said: that this Raft id is this node's.
+
+    Raft alone is not enough: a member that is removed while it is cut off, or slow, never hears of it from Raft.
+    """
+    confirmed = False
     while not raft.status().removed:
+        node = store.view().get(Node, node_id)
+        named = node is not None and node.manager_status is not None and node.manager_status.raft_id == raft.raft_id
+        if confirmed and not named:
+            break
+        confirmed = confirmed or named
         await asyncio.sleep(REMOVED_POLL_S)
     raise _Removed
 

@@ -47,14 +47,18 @@ class Membership:
         }
 
     async def run(self) -> None:
-        """Gives learners their vote once they have caught up, and takes demoted nodes out. Until cancelled."""
+        """Gives learners their vote once they have caught up, takes demoted nodes out of the managers, and out of Raft
+        whoever is no manager. Until cancelled."""
         while True:
-            for raft_id, member in self._raft.status().members.items():
-                if member.learner and member.recent_active:
-                    await self._promote(raft_id)
             for node in self._store.view().all(Node):
                 if node.manager_status is not None and node.spec.role == "worker":
                     await self._demote(node)
+            named = {node.manager_status.raft_id for node in self._store.view().all(Node) if node.manager_status}
+            for raft_id, member in self._raft.status().members.items():
+                if raft_id not in named:
+                    await self._expel(raft_id)
+                elif member.learner and member.recent_active:
+                    await self._promote(raft_id)
             await asyncio.sleep(KEEP_S)
 
     # --- what the control API asks ------------------------------------------------------------------------------
@@ -138,13 +142,15 @@ class Membership:
         if status.raft_id == self._raft.raft_id:
             await self._raft.transfer_leadership()
             return
-        try:
-            await self.remove(status.raft_id)
-        except errors.Conflict as error:
-            log.info("demotion waits node=%s reason=%s", node.id, error)
-            return
+        # First the record, which the member itself reads as its dismissal; then Raft, by `run`.
         await self._set_manager_status(node.id, None)
         log.info("manager demoted node=%s", node.id)
+
+    async def _expel(self, raft_id: int) -> None:
+        try:
+            await self.remove(raft_id)
+        except errors.Conflict as error:
+            log.info("removal waits raft_id=%x reason=%s", raft_id, error)
 
     async def _set_manager_status(self, node_id: str, status: ManagerStatus | None) -> None:
         def change(batch: Batch) -> None:

@@ -14,7 +14,7 @@ import grpc
 from api import errors
 from api.server.backends import NOT_A_MANAGER, ControlBackend
 from api.types.cluster import SwarmInit, SwarmJoin
-from api.types.objects import NodeDescription, Task, TaskState
+from api.types.objects import NodeDescription, NodeState, Task, TaskState
 from api.types.swarm import (
     ContainerSpec,
     DispatcherConfig,
@@ -31,6 +31,7 @@ from ca.identity import Identity
 from ca.tls import channel
 from manager.founding import found
 from manager.manager import Manager, ManagerConfig
+from raft.node import RaftNode
 from tests.unit.exec.engine import FakeEngine
 from worker.agent.agent import Agent
 
@@ -92,6 +93,10 @@ class Host:
     def _connect(self, addr: str) -> grpc.aio.Channel:
         return channel(addr, self.identity, self.identity.root_pem)
 
+    def control_raft(self) -> RaftNode:
+        assert self.manager is not None
+        return self.manager.raft
+
     async def kill(self) -> None:
         """The host is gone at once; its containers' records stay for a later start."""
         for task in self._tasks.values():
@@ -145,12 +150,23 @@ class Swarm:
         host = await self._joined(name, "manager")
         await host.start_manager(join_addrs=(self.first.addr,))
         host.start_agent()
+        await self.until_state(host, NodeState.READY)
+        await self.until(lambda: not any(member.learner for member in host.control_raft().status().members.values()))
         return host
 
     async def add_worker(self, name: str) -> Host:
         host = await self._joined(name, "worker")
         host.start_agent()
+        await self.until_state(host, NodeState.READY)
         return host
+
+    async def until_state(self, host: Host, state: NodeState, through: Host | None = None) -> None:
+        """Wait until the managers say that of the host."""
+
+        async def is_so() -> bool:
+            return (await (through or self.first).control().get_node(host.identity.node_id)).status.state is state
+
+        await self.until(is_so)
 
     async def _joined(self, name: str, role: str) -> Host:
         tokens = (await self.first.control().get_cluster()).join_tokens

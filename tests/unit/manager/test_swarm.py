@@ -30,8 +30,6 @@ async def test_a_service_through_any_manager_and_a_dead_leader(tmp_path: Path) -
             return all(node.manager_status and node.manager_status.reachability == "reachable" for node in nodes)
 
         await swarm.until(all_reachable)
-        assert second.manager is not None
-        await swarm.until(lambda: not any(m.learner for m in second.manager.raft.status().members.values()))  # type: ignore[union-attr]
         await second.control().create_service(service_spec(replicas=6))
         tasks = await swarm.until_running("web", 6)
         assert {task.node_id for task in tasks} == {node.id for node in nodes}
@@ -43,25 +41,20 @@ async def test_a_service_through_any_manager_and_a_dead_leader(tmp_path: Path) -
         await third.control().update_service("web", changed, service.meta.version)
         with pytest.raises(errors.OutOfSequence):
             await second.control().update_service("web", changed, service.meta.version)
+        await swarm.until_state(first, NodeState.DOWN, through=second)
         moved = await swarm.until_running("web", 6, through=second)
         assert first.identity.node_id not in {task.node_id for task in moved}
         # It comes back with its log, catches up, and is told to stop what runs elsewhere now.
         await first.start_manager()
         first.start_agent()
         assert (await first.control().get_service("web")).spec.labels == {"after": "the leader"}
-
-        async def is_ready() -> bool:
-            return (await second.control().get_node("m1")).status.state is NodeState.READY
-
-        await swarm.until(is_ready)
+        await swarm.until_state(first, NodeState.READY, through=second)
 
 
 async def test_no_majority_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("manager.forward.LEADER_WAIT_S", 0.5)
     async with Swarm(tmp_path) as swarm:
         second = await swarm.add_manager("m2")
-        assert second.manager is not None
-        await swarm.until(lambda: not any(m.learner for m in second.manager.raft.status().members.values()))  # type: ignore[union-attr]
         await swarm.first.kill()
         with pytest.raises(errors.Unavailable, match="does not have a leader"):
             await second.control().list_services({})
@@ -76,6 +69,7 @@ async def test_a_dead_workers_tasks_run_elsewhere_and_are_stopped_when_it_return
         tasks = await swarm.until_running("web", 4)
         assert {task.node_id for task in tasks} == {swarm.first.identity.node_id, worker.identity.node_id}
         await worker.kill()
+        await swarm.until_state(worker, NodeState.DOWN)
         tasks = await swarm.until_running("web", 4)
         assert {task.node_id for task in tasks} == {swarm.first.identity.node_id}
         worker.start_agent()
@@ -149,8 +143,6 @@ async def test_a_taken_port_is_said_and_leaves_nothing_running(tmp_path: Path) -
 async def test_a_demoted_manager_ends_by_itself(tmp_path: Path) -> None:
     async with Swarm(tmp_path) as swarm:
         second, third = await swarm.add_manager("m2"), await swarm.add_manager("m3")
-        assert third.manager is not None
-        await swarm.until(lambda: not any(m.learner for m in third.manager.raft.status().members.values()))  # type: ignore[union-attr]
         node = await swarm.first.control().get_node("m3")
         await swarm.first.control().update_node("m3", replace(node.spec, role="worker"), node.meta.version)
         await asyncio.wait_for(third._tasks["manager"], 10)
