@@ -39,6 +39,8 @@ from worker.engine.records import Delete, Put, Records
 
 log = logging.getLogger(__name__)
 
+_FAILED = "failed to set up container networking"
+
 
 class NetworkController:
     """One per daemon. `start_up` before use; `close` leaves containers' networking as it is."""
@@ -193,7 +195,7 @@ class NetworkController:
         except BaseException as error:
             await self._undo(record)
             if isinstance(error, OSError):
-                raise Internal(f"failed to create the network sandbox: {error}") from error
+                raise Internal(f"{_FAILED}: {error}") from error
             raise
         for made in record.endpoints:
             self._tell("connect", self._catalog.networks[made.network_id], request.container_id)
@@ -356,11 +358,13 @@ class NetworkController:
                 await self._plumbing.join(changed, self._one_plan(changed, made))
                 self._remember(changed)
                 await self._settle(changed, resolver=changed.embedded_dns != record.embedded_dns)
-            except BaseException:
+            except BaseException as error:
                 self._remember(record)
-                planning.release([made], self._catalog)
                 await self._plumbing.remove_link(made.link)
+                planning.release([made], self._catalog)
                 await self._records.write(Put(r.SANDBOXES, record.id, record))
+                if isinstance(error, OSError):
+                    raise Internal(f"{_FAILED}: {error}") from error
                 raise
         self._tell("connect", joined, container_id)
         return planning.endpoint_view(made)

@@ -1,7 +1,8 @@
-"""Bridges, veth pairs, addresses and routes by rtnetlink (pyroute2). Blocking; one thread uses one `Links`.
+"""Bridges, veth pairs, addresses and routes by rtnetlink. Blocking; one thread uses one `Links`.
 
 Links are named by us and found by index of a known name (one ioctl), never by dumping all links. A veth pair is made
-in one message: peer already inside the container's namespace, host end already on the bridge and up.
+in one message: peer already inside the container's namespace, host end already on the bridge and up. What each
+container's start needs goes through `rtnl`, the rest through pyroute2.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from api.errors import Conflict, Internal
+from worker.engine.networks.rtnl import RouteSocket
 from worker.engine.syscalls import netns
 
 INTERFACE_NAME_MAX = 15
-_IFF_UP = 1
-_HAIRPIN = 1
+_LOOPBACK = 1
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,11 @@ class Links:
 
     def __init__(self) -> None:
         self._ip = IPRoute()
+        self._route = RouteSocket()
 
     def close(self) -> None:
         self._ip.close()
+        self._route.close()
 
     def ensure_bridge(self, plan: BridgePlan) -> None:
         """Make the bridge or put an existing one right; idempotent. Raises Conflict for another kind of link."""
@@ -108,29 +111,22 @@ class Links:
                 self._ip.link("del", index=index)
 
     def add_endpoint(self, plan: EndpointPlan, namespace: Path) -> None:
-        """Join `namespace` to the bridge; on failure no link is left. Raises OSError or NetlinkError."""
+        """Join `namespace` to the bridge; on failure no link is left. Raises OSError."""
         bridge = self._index(plan.bridge)
         descriptor = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            self._ip.link(
-                "add",
-                ifname=plan.link,
-                kind="veth",
-                mtu=plan.mtu,
+            self._route.add_veth(
+                plan.link,
+                peer=plan.interface,
+                peer_mac=plan.mac,
+                peer_netns=descriptor,
                 master=bridge,
-                flags=_IFF_UP,
-                change=_IFF_UP,
-                peer={
-                    "ifname": plan.interface,
-                    "net_ns_fd": descriptor,
-                    "address": plan.mac,
-                    "mtu": plan.mtu,
-                },
+                mtu=plan.mtu,
             )
         finally:
             os.close(descriptor)
         try:
-            self._ip.brport("set", index=self._index(plan.link), mode=_HAIRPIN)
+            self._route.hairpin(self._index(plan.link))
             netns.call(namespace, lambda: _configure(plan))
         except BaseException:
             self.remove(plan.link)
@@ -139,12 +135,12 @@ class Links:
 
 def _configure(plan: EndpointPlan) -> None:
     """Inside the namespace: address, up, default route."""
-    with IPRoute() as ip:
+    with RouteSocket() as route:
         index = socket.if_nametoindex(plan.interface)
-        ip.addr("add", index=index, address=plan.address, prefixlen=plan.prefix_len)
-        ip.link("set", index=index, state="up")
+        route.add_address(index, plan.address, plan.prefix_len)
+        route.up(index)
         if plan.gateway:
-            ip.route("replace", dst="default", gateway=plan.gateway)
+            route.default_route(plan.gateway)
 
 
 def make_sandbox(path: Path) -> None:
@@ -158,8 +154,8 @@ def make_sandbox(path: Path) -> None:
 
 
 def _loopback_up() -> None:
-    with IPRoute() as ip:
-        ip.link("set", index=1, state="up")
+    with RouteSocket() as route:
+        route.up(_LOOPBACK)
 
 
 def set_default_route(namespace: Path, gateway: str) -> None:
