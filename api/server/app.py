@@ -121,7 +121,7 @@ class App:
         except Exception as error:  # noqa: BLE001 - whatever a handler raises becomes an answer, here and only here
             response = self._failed(request, error)
         if isinstance(request.protocol, Connection) and not isinstance(response, Taken):
-            request.protocol.not_taken_over()
+            request.protocol.not_taken_over(request._message)
         if not response.prepared:
             response.headers.update(request[HEADERS])
         return response
