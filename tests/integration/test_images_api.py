@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import io
 import json
 import os
 import shutil
+import tarfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from api.server.routers import image as image_routes
 from tests.unit.images.archives import TestImage, digest_of, files, two_layers
 from tests.unit.images.conftest import Host
 from tests.unit.images.registry_server import RegistryServer
+from tests.unit.images.test_archives import docker_archive
 from worker.engine.images.registry import RegistryConfig
 from worker.engine.images.service import ImageService
 
@@ -249,23 +253,208 @@ class TestImages:
             assert "not supported" in body["message"]
 
 
+WHOLE = {
+    "Hostname": "h", "Domainname": "d", "User": "u", "AttachStdin": True, "AttachStdout": True, "AttachStderr": True,
+    "Tty": True, "OpenStdin": True, "StdinOnce": True, "NetworkDisabled": True, "PublishService": "p",
+    "MacAddress": "02:00:00:00:00:01", "ExposedPorts": {"80/tcp": {}}, "Env": ["A=1"], "Cmd": ["/bin/bash"],
+    "Image": "f" * 64, "Volumes": {"/v": {}}, "WorkingDir": "/w", "Entrypoint": ["/e"], "OnBuild": ["RUN x"],
+    "Labels": {"k": "v"},
+}  # fmt: skip
+_CONFIG_KEYS = [key + {"Env": "[]", "Cmd": "[]", "OnBuild": "[]"}.get(key, "") for key in WHOLE]
+
+
+class TestInspectWhole:
+    @pytest.mark.promise(
+        *(f"images.inspect.response.{part}.{key}" for part in ("Config", "ContainerConfig") for key in _CONFIG_KEYS),
+        *(f"images.inspect.response.{part}.Labels.<label>" for part in ("Config", "ContainerConfig")),
+        "images.inspect.response.Config", "images.inspect.response.ContainerConfig",
+        "images.inspect.response.Container", "images.inspect.response.Comment", "images.inspect.response.Author",
+        "images.inspect.response.DockerVersion", "images.inspect.response.RootFS",
+        "images.inspect.response.GraphDriver", "images.inspect.response.GraphDriver.Data", "images.inspect.b6",
+    )  # fmt: skip
+    async def test_every_field_of_the_configuration(self, client: Client) -> None:
+        extra = {
+            "config": WHOLE, "container_config": WHOLE, "container": "c" * 64, "comment": "said", "author": "me",
+            "docker_version": "1.9.0-dev",
+        }  # fmt: skip
+        image = TestImage([files({"a": b""})], extra)
+        status, messages = await client.stream("POST", "/images/load", data=docker_archive(image, "whole:1"))
+        assert status == 200, messages
+        _status, body = await client.ask("GET", "/images/whole:1/json")
+        assert body["Config"] == body["ContainerConfig"] == WHOLE
+        told = (body["Container"], body["Comment"], body["Author"], body["DockerVersion"])
+        assert told == ("c" * 64, "said", "me", "1.9.0-dev")
+        assert set(body["RootFS"]) == {"Type", "Layers"}
+        assert set(body["GraphDriver"]) == {"Name", "Data"}
+
+    async def test_a_bare_configuration_has_every_field_too(self, client: Client) -> None:
+        image = TestImage([files({"a": b""})], {"config": None})
+        await client.stream("POST", "/images/load", data=docker_archive(image, "bare:1"))
+        _status, body = await client.ask("GET", "/images/bare:1/json")
+        assert set(body["Config"]) == set(WHOLE)
+        assert body["Config"]["Tty"] is False
+        assert body["Config"]["Cmd"] is None
+
+
+def members(archive: bytes) -> dict[str, bytes]:
+    """Names and contents of the files of a tarball."""
+    with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
+        read = {one.name: opened.extractfile(one) for one in opened if one.isfile()}
+        return {name: file.read() for name, file in read.items() if file is not None}
+
+
 class TestTarballs:
-    async def test_save_and_load(self, client: Client, registry: RegistryServer) -> None:
-        image = two_layers()
-        name = await pull(client, registry, image)
-        status, kind, archive = await client.raw("GET", f"/images/get?names={name}")
+    @pytest.fixture
+    async def images(self, client: Client) -> tuple[TestImage, TestImage]:
+        first = two_layers()
+        second = TestImage([first.layers[0], files({"c": b"3"})])
+        for image, names in ((first, ("app:1", "other:x")), (second, ("app:2",))):
+            status, messages = await client.stream("POST", "/images/load", data=docker_archive(image, *names))
+            assert status == 200, messages
+        return first, second
+
+    @pytest.mark.promise(
+        "images.get-one.b1", "images.get-one.b5", "images.get-one.status.200", "misc.image-tarball-format.b1",
+        "misc.image-tarball-format.b2", "misc.image-tarball-format.b3", "misc.image-tarball-format.b4",
+        "misc.image-tarball-format.b6", "misc.image-tarball-format.b7",
+    )  # fmt: skip
+    async def test_a_repository(self, client: Client, images: tuple[TestImage, TestImage]) -> None:
+        status, kind, archive = await client.raw("GET", "/images/app/get")
         assert (status, kind) == (200, "application/x-tar")
-        assert (await client.raw("GET", f"/images/{name}/get"))[2] == archive
-        await client.ask("DELETE", f"/images/{image.id}?force=1")
+        content = members(archive)
+        repositories = json.loads(content["repositories"])
+        assert set(repositories) == {"app"}
+        for tag, image in zip(("1", "2"), images, strict=True):
+            layer = repositories["app"][tag]
+            assert len(layer) == 64
+            assert content[f"{layer}/VERSION"] == b"1.0"
+            assert content[f"{layer}/layer.tar"] == image.layers[1]
+            about = json.loads(content[f"{layer}/json"])
+            assert about["id"] == layer
+            assert content[f"{about['parent']}/layer.tar"] == image.layers[0]
+
+    @pytest.mark.promise("images.get-one.b2", "images.get-one.b3", "images.get-one.b4")
+    async def test_a_tag_and_an_id(self, client: Client, images: tuple[TestImage, TestImage]) -> None:
+        content = members((await client.raw("GET", "/images/app:2/get"))[2])
+        assert images[1].id[7:] + ".json" in content
+        assert images[0].id[7:] + ".json" not in content
+        content = members((await client.raw("GET", f"/images/{images[0].id}/get"))[2])
+        assert images[0].id[7:] + ".json" in content
+        assert images[1].id[7:] + ".json" not in content
+        assert "repositories" not in content
+
+    @pytest.mark.promise(
+        "images.get-many.b1", "images.get-many.b2", "images.get-many.b3", "images.get-many.b4", "images.get-many.b5",
+        "images.get-many.b6", "images.get-many.status.200", "images.get-many.query.names",
+    )  # fmt: skip
+    async def test_several(self, client: Client, images: tuple[TestImage, TestImage]) -> None:
+        status, kind, archive = await client.raw("GET", f"/images/get?names=other%3Ax&names={images[1].id}")
+        assert (status, kind) == (200, "application/x-tar")
+        content = members(archive)
+        assert {images[0].id[7:] + ".json", images[1].id[7:] + ".json"} <= set(content)
+        assert set(json.loads(content["repositories"])) == {"other"}
+        status, _kind, archive = await client.raw("GET", "/images/get?names=app&names=other")
+        assert {name: set(tags) for name, tags in json.loads(members(archive)["repositories"]).items()} == {
+            "app": {"1", "2"}, "other": {"x"},
+        }  # fmt: skip
+
+    @pytest.mark.promise(
+        "images.load.b1", "images.load.b2", "images.load.b3", "images.load.b4", "images.load.b5", "images.load.b6",
+        "images.load.b7", "images.load.status.200", "images.load.query.quiet", "images.load.body._stream",
+        "images.load.response.status", "images.load.response.progressDetail", "images.load.response.progress",
+        "images.load.response.progressDetail.current", "images.load.response.progressDetail.total",
+        "images.load.response.id", "images.load.response.stream",
+    )  # fmt: skip
+    async def test_save_and_load(self, client: Client, images: tuple[TestImage, TestImage]) -> None:
+        archive = (await client.raw("GET", "/images/other/get"))[2]
+        await client.ask("DELETE", f"/images/{images[0].id}?force=1")
         status, messages = await client.stream("POST", "/images/load", data=archive)
         assert status == 200
-        assert messages[-1] == {"stream": f"Loaded image: {name}\n"}
-        status, messages = await client.stream("POST", "/images/load?quiet=1", data=archive)
-        assert messages == [{"stream": f"Loaded image: {name}\n"}]
+        step = messages[-2]
+        assert (step["status"], len(step["id"])) == ("Loading layer", 12)
+        assert step["progressDetail"]["current"] == step["progressDetail"]["total"] > 0
+        assert step["progress"].startswith("[====")
+        assert messages[-1] == {"stream": "Loaded image: other:x\n"}
+        assert (await client.ask("GET", "/images/other:x/json"))[1]["Id"] == images[0].id
+        for quiet in ("1", "true"):
+            _status, messages = await client.stream("POST", f"/images/load?quiet={quiet}", data=archive)
+            assert messages == [{"stream": "Loaded image: other:x\n"}]
 
     async def test_a_bad_archive_is_a_bad_request(self, client: Client) -> None:
         status, body = await client.ask("POST", "/images/load", data=b"nonsense" * 200)
         assert status == 400, body
+
+
+class TestPushAndImport:
+    @pytest.mark.promise(
+        "images.push.status.200", "images.push.response.status", "images.push.b3",
+        "images.push.body.X-Registry-Auth", "images.push.body.X-Registry-Auth.username",
+        "images.push.body.X-Registry-Auth.password", "images.create.b13", "images.create.body.X-Registry-Auth",
+        "images.create.body.X-Registry-Auth.username", "images.create.body.X-Registry-Auth.password",
+    )  # fmt: skip
+    async def test_with_a_header(self, client: Client, registry: RegistryServer) -> None:
+        registry.tokens_needed, registry.password = True, "secret"
+        name, image = f"{registry.host}/team/app", two_layers()
+        await client.stream("POST", "/images/load", data=docker_archive(image, f"{name}:v1"))
+        login = base64.urlsafe_b64encode(json.dumps({"username": "user", "password": "secret"}).encode()).decode()
+        status, body = await client.ask("POST", f"/images/{name}/push?tag=v1")
+        assert status == 404, body
+        status, messages = await client.stream(
+            "POST", f"/images/{name}/push?tag=v1", headers={"X-Registry-Auth": login}
+        )
+        assert status == 200
+        assert messages[0]["status"] == f"The push refers to repository [{name}]"
+        assert ("team/app", "v1") in registry.manifests
+        await client.ask("DELETE", f"/images/{image.id}?force=1")
+        status, messages = await client.stream(
+            "POST", f"/images/create?fromImage={name}&tag=v1", headers={"X-Registry-Auth": login}
+        )
+        assert messages[-1]["status"].startswith("Status: Downloaded newer image")
+
+    @pytest.mark.promise(
+        "images.push.body.X-Registry-Auth.identitytoken", "images.create.body.X-Registry-Auth.identitytoken"
+    )
+    async def test_with_an_identity_token(self, client: Client, registry: RegistryServer) -> None:
+        registry.tokens_needed, registry.identity = True, "an-identity"
+        name = f"{registry.host}/app"
+        await client.stream("POST", "/images/load", data=docker_archive(two_layers(), f"{name}:v1"))
+        for token, works in (("wrong", False), ("an-identity", True)):
+            login = base64.urlsafe_b64encode(json.dumps({"identitytoken": token}).encode()).decode()
+            headers = {"X-Registry-Auth": login}
+            status, _messages = await client.stream("POST", f"/images/{name}/push?tag=v1", headers=headers)
+            assert (status == 200) is works
+            status, _messages = await client.stream("POST", f"/images/create?fromImage={name}:v1", headers=headers)
+            assert (status == 200) is works
+
+    @pytest.mark.promise("images.push.b8", "images.push.response.error")
+    async def test_a_push_that_breaks_off(self, client: Client, registry: RegistryServer) -> None:
+        await client.stream("POST", "/images/load", data=docker_archive(two_layers(), f"{registry.host}/app:v1"))
+        registry.fault = lambda request, _seen: aiohttp.web.Response(status=507) if request.method == "PUT" else None
+        status, messages = await client.stream("POST", f"/images/{registry.host}/app/push?tag=v1")
+        assert status == 200
+        assert "507" in messages[-1]["error"]
+        assert registry.manifests == {}
+
+    @pytest.mark.promise("images.create.query.fromSrc", "images.create.body._stream", "images.create.b9")
+    async def test_import_from_the_body(self, client: Client) -> None:
+        status, messages = await client.stream(
+            "POST", "/images/create?fromSrc=-&repo=mine&tag=1&message=hello", data=files({"f": b"1"})
+        )
+        assert status == 200
+        _status, body = await client.ask("GET", "/images/mine:1/json")
+        assert body["Id"] == messages[-1]["status"]
+        assert body["Comment"] == "hello"
+
+    @pytest.mark.promise("images.create.b6")
+    async def test_import_from_an_url(self, client: Client, registry: RegistryServer) -> None:
+        archive = files({"f": b"1"})
+        registry.blobs["root.tar"] = archive
+        source = f"http://{registry.host}/v2/x/blobs/root.tar"
+        status, messages = await client.stream("POST", f"/images/create?fromSrc={source}&repo=mine:2")
+        assert status == 200, messages
+        assert (await client.ask("GET", "/images/mine:2/json"))[1]["RootFS"]["Layers"] == [digest_of(archive)]
+        status, body = await client.ask("POST", f"/images/create?fromSrc={source}.nope")
+        assert status == 503, body
 
 
 @needs_docker
@@ -290,6 +479,13 @@ class TestDockerCli:
         assert status == 0, err
         assert out.strip().endswith("Loaded image: mine:v2")
         assert (await client.docker("images", "--format", "{{.Repository}}:{{.Tag}}", "mine"))[1].strip() == "mine:v2"
+
+    async def test_push(self, client: Client, registry: RegistryServer) -> None:
+        name = f"{registry.host}/app:v1"
+        await client.stream("POST", "/images/load", data=docker_archive(two_layers(), name))
+        status, out, err = await client.docker("push", name)
+        assert status == 0, err
+        assert f"v1: digest: {digest_of(registry.manifests['app', 'v1'][0])}" in out
 
     async def test_import(self, client: Client) -> None:
         status, out, err = await client.docker("import", "-c", "CMD sh", "-", "imported:1", stdin=files({"f": b"1"}))

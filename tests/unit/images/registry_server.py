@@ -26,6 +26,8 @@ class RegistryServer:
         self.tokens_needed = False
         self.password = ""
         """When set: basic authentication as `user`, at the token service too."""
+        self.identity = ""
+        """When set: only this refresh token gets an access token."""
         self.fault: Fault | None = None
         """Asked first, with the request and how often this path was asked for before."""
         self.ranges = True
@@ -34,6 +36,7 @@ class RegistryServer:
     async def __aenter__(self) -> RegistryServer:
         app = web.Application(client_max_size=1 << 30)
         app.router.add_route("GET", "/token", self._token)
+        app.router.add_route("POST", "/token", self._exchange)
         app.router.add_route("*", "/v2/{rest:.*}", self._serve)
         self._runner = web.AppRunner(app)
         await self._runner.setup()
@@ -68,9 +71,15 @@ class RegistryServer:
 
     async def _token(self, request: web.Request) -> web.StreamResponse:
         self.requests.append(f"GET /token {request.query.get('scope', '')}")
-        if self.password and request.headers.get("Authorization") != self._basic():
+        if self.identity or (self.password and request.headers.get("Authorization") != self._basic()):
             return web.json_response({"errors": [{"code": "UNAUTHORIZED", "message": "bad password"}]}, status=401)
         return web.json_response({"token": "a-token"})
+
+    async def _exchange(self, request: web.Request) -> web.StreamResponse:
+        form = await request.post()
+        if form.get("grant_type") != "refresh_token" or form.get("refresh_token") != self.identity:
+            return web.json_response({"errors": [{"code": "UNAUTHORIZED", "message": "bad token"}]}, status=401)
+        return web.json_response({"access_token": "a-token"})
 
     def _challenge(self, request: web.Request) -> web.Response | None:
         sent = request.headers.get("Authorization", "")

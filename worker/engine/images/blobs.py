@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import secrets
+import threading
+from io import BufferedWriter
 from pathlib import Path
 from types import TracebackType
 
@@ -16,28 +18,44 @@ from api.errors import InvalidArgument
 
 
 class BlobWriter:
-    """Writes one blob; leaving the `with` block without `commit` leaves nothing behind."""
+    """Writes one blob; after `close` without `commit` nothing is left.
+
+    Making one does no I/O. Calls may come from several threads, and a cancelled caller may close it while a write of
+    its own still runs in a thread: the write is waited for, and later ones are refused.
+    """
 
     def __init__(self, store: BlobStore) -> None:
         self._store = store
-        fd, name = tempfile.mkstemp(dir=store.temporary)
-        self._file = os.fdopen(fd, "wb")
-        self._path: Path | None = Path(name)
+        self._lock = threading.Lock()
+        self._file: BufferedWriter | None = None
+        self._path = store.spool()
+        self._closed = False
         self._hash = hashlib.sha256()
         self.size = 0
 
-    def write(self, data: bytes) -> int:
+    def _open(self) -> BufferedWriter:
+        if self._closed:
+            raise ValueError("the blob's writer is closed")
+        if self._file is None:
+            self._file = open(self._path, "xb")  # noqa: SIM115 - closed by `close`
+        return self._file
+
+    def write(self, data: bytes, /) -> int:
         """Append."""
-        self._hash.update(data)
-        self.size += len(data)
-        return self._file.write(data)
+        with self._lock:
+            written = self._open().write(data)
+            self._hash.update(data)
+            self.size += len(data)
+            return written
 
     def restart(self) -> None:
         """Forget what was written."""
-        self._file.seek(0)
-        self._file.truncate()
-        self._hash = hashlib.sha256()
-        self.size = 0
+        with self._lock:
+            file = self._open()
+            file.seek(0)
+            file.truncate()
+            self._hash = hashlib.sha256()
+            self.size = 0
 
     def digest(self) -> str:
         """`sha256:...` of what was written so far."""
@@ -48,24 +66,26 @@ class BlobWriter:
 
         Raises InvalidArgument when `expected` is another digest; then nothing is kept.
         """
-        digest = self.digest()
-        if expected and digest != expected:
-            raise InvalidArgument(f"filesystem layer verification failed for digest {expected}")
-        assert self._path is not None, "a blob is committed once"
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        os.rename(self._path, self._store.path(digest))
-        self._path = None
-        self._store.sync()
-        return digest
+        with self._lock:
+            digest = self.digest()
+            if expected and digest != expected:
+                raise InvalidArgument(f"filesystem layer verification failed for digest {expected}")
+            file = self._open()
+            file.flush()
+            os.fsync(file.fileno())
+            os.rename(self._path, self._store.path(digest))
+            file.close()
+            self._closed = True
+            self._store.sync()
+            return digest
 
     def close(self) -> None:
         """Remove what was not committed."""
-        self._file.close()
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
-            self._path = None
+        with self._lock:
+            if not self._closed and self._file is not None:
+                self._file.close()
+                self._path.unlink(missing_ok=True)
+            self._closed = True
 
     def __enter__(self) -> BlobWriter:
         return self
@@ -107,10 +127,8 @@ class BlobStore:
         return BlobWriter(self)
 
     def spool(self) -> Path:
-        """An empty temporary file; the caller removes it, or the next start does."""
-        fd, name = tempfile.mkstemp(dir=self.temporary)
-        os.close(fd)
-        return Path(name)
+        """A name for a temporary file, which the caller makes and removes; the next start removes it, too."""
+        return self.temporary / secrets.token_hex(16)
 
     def put(self, data: bytes) -> str:
         """Write a small blob; returns its digest."""

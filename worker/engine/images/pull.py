@@ -182,7 +182,7 @@ class Puller:
             report(state("Waiting", key))
         async with slots:
             if not blobs.has(layer.digest):
-                writer = await disk.run(blobs.writer)
+                writer = blobs.writer()
                 try:
                     await repository.retried(lambda: self._receive(repository, layer, writer, report))
                     report(state("Verifying Checksum", key))

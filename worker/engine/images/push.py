@@ -129,7 +129,7 @@ class Pusher:
         kind = await store.disk.run(format_of, path)
         if kind in _OCI_LAYERS:
             return _Blob(layer.blob, layer.blob_size, path, kind)
-        writer = await store.disk.run(store.blobs.writer)
+        writer = store.blobs.writer()
         try:
             await store.disk.run(compress, path, writer)
             digest, size = writer.digest(), writer.size

@@ -126,7 +126,7 @@ class Repository:
         self._session = aiohttp.ClientSession(
             timeout=timeout,
             auto_decompress=False,
-            headers={"Accept-Encoding": "identity"},
+            headers={"Accept-Encoding": "identity", "User-Agent": "shoal"},
             # A proxy (HTTPS_PROXY) is for the world outside: mirrors and insecure registries are on the local network.
             trust_env=self.endpoint.verify and not self.endpoint.mirror,
         )

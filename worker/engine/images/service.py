@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import aiohttp
 
-from api.errors import InvalidArgument, NotFound, Unavailable
+from api.errors import Cancelled, InvalidArgument, NotFound, Unavailable
 from api.types.auth import AuthConfig
 from api.types.image import ImageHistoryItem, ImageInspect, ImageRemoved, ImageSummary
 from base.clock import rfc3339nano
@@ -133,7 +133,7 @@ class ImageService:
             if source != "-":
                 body = await stack.enter_async_context(_download(source, report))
             ingestion = await stack.enter_async_context(self.store.ingest())
-            writer = await self.store.disk.run(self.store.blobs.writer)
+            writer = self.store.blobs.writer()
             try:
                 async for data in body:
                     await self.store.disk.run(writer.write, data)
@@ -172,7 +172,7 @@ class ImageService:
     async def _spool(self, body: Body) -> Path:
         """The body on disk, uncompressed; the caller removes it."""
         store = self.store
-        spool = await store.disk.run(store.blobs.spool)
+        spool = store.blobs.spool()
         try:
             with open(spool, "wb") as file:
                 async for data in body:
@@ -205,7 +205,7 @@ class ImageService:
     ) -> None:
         store = self.store
         key = short_id(chain_id(ingestion.chain, diff_id))
-        writer = await store.disk.run(store.blobs.writer)
+        writer = store.blobs.writer()
         try:
             await store.disk.run(archive.copy, layer, writer)
             ingestion.pin(writer.digest())
@@ -283,6 +283,8 @@ def _inflated(spool: Path) -> None:
         with open(spool, "rb") as source, open(plain, "wb") as target:
             for data in read_plain(source):
                 target.write(data)
+                if not spool.exists():
+                    raise Cancelled("context canceled")  # the caller has left, and taken its file along
         plain.rename(spool)
     except BaseException:
         plain.unlink(missing_ok=True)
