@@ -72,7 +72,7 @@ def swarm_spec_body(spec: SwarmSpec) -> SpecBody:
     for part in ("Orchestration", "Raft", "Dispatcher", "CAConfig", "TaskDefaults"):
         body.setdefault(part, {})
     body.setdefault("Labels", {})
-    body.setdefault("EncryptionConfig", {"AutoLockManagers": False})
+    body["EncryptionConfig"] = {"AutoLockManagers": spec.encryption_config.auto_lock_managers}
     return body
 
 

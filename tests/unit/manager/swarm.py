@@ -60,6 +60,7 @@ class Host:
         self.swarm, self.name, self.identity = swarm, name, identity
         self.directory = swarm.directory / name
         self.engine = FakeEngine()
+        self.description = NodeDescription(hostname=name, nano_cpus=2 * NS, memory_bytes=2**30)
         self.manager: Manager | None = None
         self.addr = ""
         self._tasks: dict[str, asyncio.Task[Any]] = {}
@@ -80,7 +81,7 @@ class Host:
         (self.directory / "agent").mkdir(parents=True, exist_ok=True)
         agent = Agent(
             node_id=self.identity.node_id,
-            description=lambda: NodeDescription(hostname=self.name, nano_cpus=2 * NS, memory_bytes=2**30),
+            description=lambda: self.description,
             managers=[self.addr or self.swarm.first.addr],
             connect=self._connect,
             engine=self.engine,
@@ -154,8 +155,9 @@ class Swarm:
         await self.until(lambda: not any(member.learner for member in host.control_raft().status().members.values()))
         return host
 
-    async def add_worker(self, name: str) -> Host:
+    async def add_worker(self, name: str, description: NodeDescription | None = None) -> Host:
         host = await self._joined(name, "worker")
+        host.description = description or host.description
         host.start_agent()
         await self.until_state(host, NodeState.READY)
         return host
