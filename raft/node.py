@@ -13,12 +13,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from api.errors import Conflict, Unavailable
+from api.errors import Conflict, ShoalError, Unavailable
 from base.offload import Pool
 from raft.core.limits import Limits
 from raft.core.membership import AddLearner, Change, Promote, Remove, UpdateAddr
@@ -145,6 +146,8 @@ class RaftNode:
         self._leadership_changed = asyncio.Event()
         self._peers: dict[int, str] | None = None
         self._running = False
+        self._broken = asyncio.Event()
+        self._failure: Exception | None = None
 
     # Life
 
@@ -161,6 +164,7 @@ class RaftNode:
                 tasks.create_task(self._tick_forever(), name="raft/ticks")
                 tasks.create_task(self._work_forever(), name="raft/ready")
                 tasks.create_task(self._read_forever(), name="raft/reads")
+                tasks.create_task(self._until_broken(), name="raft/broken")
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from failures
         finally:
@@ -193,6 +197,24 @@ class RaftNode:
         self._running = True
         self._pump()
 
+    async def _until_broken(self) -> None:
+        """Bring what broke in a callback into `run`."""
+        await self._broken.wait()
+        assert self._failure is not None
+        raise self._failure
+
+    @contextmanager
+    def _guard(self) -> Iterator[None]:
+        """Whatever goes wrong inside the core ends this member, whoever called it."""
+        try:
+            yield
+        except ShoalError:
+            raise  # a refusal, and the caller's to handle
+        except Exception as error:
+            self._failure = error
+            self._broken.set()
+            raise
+
     async def _tick_forever(self) -> None:
         loop = asyncio.get_running_loop()
         due = loop.time()
@@ -205,6 +227,10 @@ class RaftNode:
 
     def _pump(self) -> None:
         """After every input: let out what may go at once, and wake the worker for the rest."""
+        with self._guard():
+            self._let_out()
+
+    def _let_out(self) -> None:
         self._transport.send(self._core.take_early())
         history = self._core.log.history
         peers = history.at(self._core.log.commit).all() | history.latest.all()
@@ -279,7 +305,8 @@ class RaftNode:
     # What the transport tells
 
     def receive(self, message: Message) -> None:
-        self._core.step(message)
+        with self._guard():
+            self._core.step(message)
         self._pump()
 
     def connection_lost(self, peer: int) -> None:

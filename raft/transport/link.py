@@ -34,6 +34,8 @@ from raft.transport.methods import (
 
 log = logging.getLogger(__name__)
 RETRY_S = 0.1
+CHANNEL_AGE_S = 30.0
+"""A broken channel older than this is made anew: this node's certificate may have been renewed since."""
 DRAIN_S = 1.0
 ChannelFactory = Callable[[str], grpc.aio.Channel]
 
@@ -47,7 +49,9 @@ class Link:
         self.addr = addr
         self._peer = peer
         self._own_addr = own_addr
+        self._channels = channels
         self._channel = channels(addr)
+        self._channel_since = asyncio.get_running_loop().time()
         self._events = events
         self._queue: deque[Message] = deque()
         self._wake = asyncio.Event()
@@ -96,6 +100,14 @@ class Link:
             if self._written:
                 self._events.connection_lost(self._peer)
             await asyncio.sleep(RETRY_S)
+            await self._maybe_renew_channel()
+
+    async def _maybe_renew_channel(self) -> None:
+        now = asyncio.get_running_loop().time()
+        busy = self._snapshot is not None and not self._snapshot.done()
+        if now - self._channel_since > CHANNEL_AGE_S and not busy:
+            await self._channel.close()
+            self._channel, self._channel_since = self._channels(self.addr), now
 
     def _stream_ended(self, _call: object) -> None:
         self._wake.set()

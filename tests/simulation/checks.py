@@ -82,6 +82,7 @@ class Checker:
         voters = member.core.membership.voters
         latest = member.core.log.commit
         if index == latest:
+            demand(latest == 1 or term == member.core.term, f"entry {index} of term {term} was committed by counting")
             demand(quorum.has_majority(voters, holders), f"entry {index} committed and on disk only at {holders}")
 
     def sent(self, member: Member, message: Message) -> None:

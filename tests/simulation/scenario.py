@@ -140,7 +140,8 @@ class Scenario:
         if self._chance(0.5):
             self.world.blocked.clear()
         if self._chance(faults.changes_per_s):
-            self._change()
+            for _ in range(rng.choice([1, 1, 3])):
+                self._change()
         if self._chance(faults.spurious_per_s):
             victim, peer = self.members[rng.choice(ids)], rng.choice(ids)
             if victim.up:
@@ -155,9 +156,10 @@ class Scenario:
                 other.core.connection_lost(victim.id)
 
     def _change(self) -> None:
-        leader = self._leader()
-        if leader is None:
+        leaders = [member for member in self.members.values() if member.up and member.core.leading]
+        if not leaders:
             return
+        leader = self.rng.choice(leaders)  # one that was deposed without knowing, too
         membership = leader.core.membership
         choice = self.rng.random()
         anyone = self.rng.choice(sorted(membership.all()))

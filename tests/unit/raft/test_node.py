@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,8 +12,9 @@ import pytest
 
 from api.errors import Conflict, Forbidden, NotFound, Unavailable
 from api.rpc.client import CHANNEL_OPTIONS
-from raft.core.messages import Heartbeat
+from raft.core.messages import Append, Entry, EntryKind, Heartbeat
 from raft.errors import NotLeader
+from raft.storage.sqlite import SqliteStorage
 from raft.transport.methods import MESSAGES, Envelope
 from tests.unit.raft.group import Group, Host
 
@@ -195,3 +197,46 @@ async def test_a_log_of_another_member_is_refused(group: Group) -> None:
     impostor.path = founder.path
     with pytest.raises(Conflict, match="belongs to member 1"):
         await impostor.start()
+
+
+async def test_a_failing_disk_ends_the_member_and_its_callers_are_told(group: Group) -> None:
+    await group.grow(1)
+    (founder,) = group.hosts
+    assert isinstance(founder.node._storage, SqliteStorage)
+    founder.node._storage._db.execute(
+        "CREATE TRIGGER full BEFORE INSERT ON entries BEGIN SELECT RAISE(ABORT, 'full'); END"
+    )
+    with pytest.raises(Unavailable):
+        await founder.node.propose(b"a=1")
+    with pytest.raises(sqlite3.DatabaseError, match="full"):
+        await founder.running
+    with pytest.raises(Unavailable, match="not running"):
+        await founder.node.propose(b"a=2")
+    assert founder.machine.values == {}
+    await founder.server.stop(None)
+
+
+async def test_a_broken_invariant_ends_the_member(group: Group) -> None:
+    await group.grow(1)
+    (founder,) = group.hosts
+    forged = Append(
+        to=1, sender=9, term=99, prev_index=2, prev_term=2, commit=99, entries=(Entry(1, 5, EntryKind.NOOP),)
+    )
+    with pytest.raises(AssertionError):
+        founder.node.receive(forged)
+    with pytest.raises(AssertionError):
+        await founder.running
+    await founder.server.stop(None)
+
+
+async def test_a_member_that_moved_is_found_at_its_new_address(group: Group) -> None:
+    await group.grow(3)
+    leader = await group.leader()
+    mover = next(host for host in group.hosts if host is not leader)
+    await mover.stop()
+    mover.port = 0
+    await mover.start()
+    await leader.node.update_addr(mover.raft_id, mover.addr)
+    await leader.node.propose(b"a=1")
+    await group.agree("a", "1")
+    assert leader.node.status().members[mover.raft_id].addr == mover.addr
