@@ -10,12 +10,14 @@ import re
 import select
 import socket
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from lab.lab import Lab
 from lab.paths import base_environment, program
 
 
@@ -112,6 +114,13 @@ class Docker:
             return Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
         finally:
             connection.close()
+
+
+def fetch(lab: Lab, host: str, url: str) -> str:
+    """GET by a client inside a lab host; empty when nothing answers. (Debian's static busybox wget crashes.)"""
+    script = "import sys, urllib.request as u; o = u.build_opener(u.ProxyHandler({})); "
+    script += "sys.stdout.write(o.open(sys.argv[1], timeout=3).read().decode())"
+    return lab.run(host, sys.executable, "-I", "-c", script, url).stdout
 
 
 class _UnixConnection(http.client.HTTPConnection):

@@ -6,7 +6,7 @@ import pytest
 
 from lab.lab import Lab
 from lab.wait import until
-from tests.e2e.client import Docker
+from tests.e2e.client import Docker, fetch
 
 COUNT = "n=0; while true; do n=$((n+1)); echo $n; sleep 0.05; done"
 
@@ -44,8 +44,7 @@ def test_containers_outlive_their_daemon(single: Lab, docker: Docker, counter: s
         assert int(attached.stdout.readline()) > numbers[-1]
         attached.kill()
     assert docker.ok("exec", counter, "echo", "still") == "still"
-    fetch = ("busybox", "wget", "-q", "-T", "3", "-O", "-", "http://127.0.0.1:8090/passwd")
-    assert single.run("m1", *fetch).stdout.startswith("root:")
+    assert fetch(single, "m1", "http://127.0.0.1:8090/passwd").startswith("root:")
     with docker.start("wait", counter) as waiting:
         docker.ok("stop", "-t", "1", counter)
         assert waiting.communicate(timeout=15)[0].strip() == "137"
