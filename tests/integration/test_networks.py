@@ -25,6 +25,7 @@ from api.errors import Conflict, Forbidden, NotFound
 from api.types.endpoint import EndpointIPAMConfig, EndpointSettings, PortBinding
 from api.types.network import IPAM, IPAMConfig, NetworkCreate
 from worker.engine.networks.controller import NetworkController
+from worker.engine.networks.nft import apply_here
 from worker.engine.networks.ports import PortInUse
 from worker.engine.parts import NetworkRequest, Sandbox
 from worker.engine.records import Records
@@ -352,6 +353,23 @@ def test_a_new_daemon_keeps_the_running_and_removes_the_rest(tmp_path: Path) -> 
             assert len(links() - {"lo", "shoal0"}) == 1
             fresh = await networks.attach(request(tmp_path, "fresh"))
             assert sole_address(fresh) == "172.17.0.3"
+
+    alone(body)
+
+
+def test_rules_that_somebody_flushed_come_back_with_the_next_change(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with controller(tmp_path) as networks:
+            web = await networks.attach(request(tmp_path, "web", ports={"80/tcp": [PortBinding(host_port="8080")]}))
+            await asyncio.to_thread(apply_here, "flush ruleset")
+            new = await networks.attach(request(tmp_path, "new", ports={"80/tcp": [PortBinding(host_port="8081")]}))
+            with echo(web, 80), echo(new, 80):
+                assert (await ask_here("127.0.0.1", 8080)).endswith("hello")
+                assert (await ask_here("127.0.0.1", 8081)).endswith("hello")
+            await asyncio.to_thread(apply_here, "flush ruleset")
+            await networks.detach(("new" * 64)[:64])
+            with echo(web, 80):
+                assert (await ask_here("127.0.0.1", 8080)).endswith("hello")
 
     alone(body)
 

@@ -31,7 +31,7 @@ from worker.engine.networks.links import EndpointPlan
 from worker.engine.networks.names import NameTable
 from worker.engine.networks.plumbing import Plumbing
 from worker.engine.networks.ports import PortInUse, wishes
-from worker.engine.networks.records import EndpointRecord, NetworkRecord, SandboxRecord
+from worker.engine.networks.records import EndpointRecord, NetworkRecord, PublishedPort, SandboxRecord
 from worker.engine.networks.rendering import upstreams, write_files, write_hosts
 from worker.engine.networks.rules import table_name
 from worker.engine.parts import Events, NetworkRequest, Sandbox
@@ -65,7 +65,7 @@ class NetworkController:
         """By container id."""
         self._retiring: dict[str, asyncio.Task[None]] = {}
         """By sandbox id: links that go away."""
-        self._plumbing = Plumbing(table_name(str(data_root)))
+        self._plumbing = Plumbing(table_name(str(data_root)), self._wanted)
         self._resolvers = DnsServers()
         self._owner = TaskOwner("networks")
         self._changes = asyncio.Lock()
@@ -89,7 +89,7 @@ class NetworkController:
                 if record.predefined:
                     raise
                 log.error("bridge could not be restored network=%s error=%s", record.name, error)
-        await self._write_rules()
+        await self._plumbing.write_rules()
 
     def _adopt(self, sandbox: SandboxRecord) -> None:
         self._sandboxes[sandbox.container_id] = sandbox
@@ -159,9 +159,9 @@ class NetworkController:
         await self._records.write(Put(r.NETWORKS, record.id, record))
         self._catalog.add(record)
 
-    async def _write_rules(self) -> None:
-        published = [port for sandbox in self._sandboxes.values() for port in sandbox.published]
-        await self._plumbing.write_rules(self._catalog.bridges(), published)
+    def _wanted(self) -> tuple[Sequence[NetworkRecord], Sequence[PublishedPort]]:
+        """What the rule set must say."""
+        return self._catalog.bridges(), [port for box in self._sandboxes.values() for port in box.published]
 
     async def close(self) -> None:
         """Containers keep their networking; ports are reserved again at the next start."""
@@ -322,7 +322,7 @@ class NetworkController:
                 await self._take_up_again(record)
         known = {record.netns for record in self._sandboxes.values() if record.owned}
         await self._plumbing.sweep(self._namespaces, known)
-        await self._write_rules()
+        await self._plumbing.write_rules()
 
     async def _take_up_again(self, record: SandboxRecord) -> None:
         """A sandbox whose container ran on while no daemon was there: its DNS server went, the rest is untouched."""
@@ -416,7 +416,7 @@ class NetworkController:
             await self._save(record)
             try:
                 await self._plumbing.ensure_bridge(record)
-                await self._write_rules()
+                await self._plumbing.write_rules()
             except BaseException:
                 await self._take_away(record)
                 raise
@@ -425,7 +425,7 @@ class NetworkController:
 
     async def _take_away(self, record: NetworkRecord) -> None:
         self._catalog.drop(record.id)
-        await self._write_rules()
+        await self._plumbing.write_rules()
         await self._plumbing.remove_link(record.bridge)
         await self._records.write(Delete(r.NETWORKS, record.id))
 

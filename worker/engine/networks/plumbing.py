@@ -14,6 +14,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
+from api.errors import Internal
 from base.offload import Pool
 from worker.engine.networks import links, rules
 from worker.engine.networks.ipam import parse_routes
@@ -36,8 +37,12 @@ _POLL_S = 0.01
 class Plumbing:
     """Owns the threads and sockets that touch the kernel."""
 
-    def __init__(self, table: str) -> None:
+    def __init__(
+        self, table: str, wanted: Callable[[], tuple[Sequence[NetworkRecord], Sequence[PublishedPort]]]
+    ) -> None:
+        """`wanted`: the networks with a bridge, and all published ports, as they are to be now."""
         self.table = table
+        self._wanted = wanted
         self.ports = HostPorts()
         self._pool = Pool("netlink", 1)
         self._nft = Nft()
@@ -79,13 +84,14 @@ class Plumbing:
     async def remove_link(self, name: str) -> None:
         await self._run(Links.remove, name)
 
-    async def write_rules(self, networks: Iterable[NetworkRecord], published: Iterable[PublishedPort]) -> None:
-        """Replace the whole table in one transaction."""
+    async def write_rules(self, *, without: Sequence[PublishedPort] = ()) -> None:
+        """Replace the whole table by what is wanted, in one transaction."""
+        networks, published = self._wanted()
         bridges = [
             BridgeRules(record.bridge, record.subnet, record.internal, record.icc, record.masquerade)
             for record in networks
         ]
-        await self._nft.run(rules.whole_table(self.table, bridges, published))
+        await self._nft.run(rules.whole_table(self.table, bridges, [port for port in published if port not in without]))
 
     async def remove_rules(self) -> None:
         """Take the daemon's table out of the kernel."""
@@ -127,14 +133,23 @@ class Plumbing:
         await self.publish(record.published)
 
     async def publish(self, published: Sequence[PublishedPort]) -> None:
-        await self._nft.run(rules.publish(self.table, published))
+        """Ports that are among the wanted ones already."""
+        await self._change(rules.publish(self.table, published))
 
     async def unpublish(self, published: Sequence[PublishedPort]) -> None:
         """Rules first, then the sockets: never is a port free that still leads somewhere. Idempotent."""
         try:
-            await self._nft.run(rules.unpublish(self.table, published))
+            await self._change(rules.unpublish(self.table, published), without=published)
         finally:
             self.give_back(published)
+
+    async def _change(self, commands: str, *, without: Sequence[PublishedPort] = ()) -> None:
+        """Add or delete elements; a table that somebody flushed (restart of a firewall service) is written anew."""
+        try:
+            await self._nft.run(commands)
+        except Internal as error:
+            log.warning("rules are not as we left them, written anew table=%s error=%s", self.table, error)
+            await self.write_rules(without=without)
 
     async def join(self, record: SandboxRecord, plan: EndpointPlan) -> None:
         """One more endpoint for a running sandbox; on failure no link is left."""
