@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -23,6 +23,7 @@ from api.server.http import (
     reply,
     text,
 )
+from api.server.keys import HEADERS
 from api.types.container import (
     Change,
     ContainerInspect,
@@ -115,7 +116,17 @@ class ContainerBackend(Protocol):
 
     async def wait(self, ref: str) -> int: ...
 
-    async def remove(self, ref: str, *, force: bool = False, volumes: bool = False, link: bool = False) -> None: ...
+    async def remove(
+        self,
+        ref: str,
+        *,
+        force: bool = False,
+        volumes: bool = False,
+        link: bool = False,
+        answer: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """`answer` is called when it is gone, before the destroy event."""
+        ...
 
 
 class ContainerRoutes:
@@ -187,10 +198,22 @@ class ContainerRoutes:
         return reply(request, WaitAnswer(status_code=await self._backend.wait(_name(request))))
 
     async def remove(self, request: web.Request) -> web.StreamResponse:
+        response = empty()
+
+        async def answer() -> None:
+            response.headers.update(request[HEADERS])
+            with contextlib.suppress(ConnectionResetError):
+                await response.prepare(request)
+                await response.write_eof()
+
         await self._backend.remove(
-            _name(request), force=flag(request, "force"), volumes=flag(request, "v"), link=flag(request, "link")
+            _name(request),
+            force=flag(request, "force"),
+            volumes=flag(request, "v"),
+            link=flag(request, "link"),
+            answer=answer,
         )
-        return empty()
+        return response
 
     async def attach(self, request: web.Request) -> web.StreamResponse:
         options = AttachOptions(

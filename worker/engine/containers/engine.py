@@ -6,7 +6,7 @@ a container that is being started or stopped; `close` leaves containers running,
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -148,9 +148,18 @@ class Containers:
     async def update(self, ref: str, body: UpdateBody) -> WarningsAnswer:
         return await self._updater.update(ref, body)
 
-    async def remove(self, ref: str, *, force: bool = False, volumes: bool = False, link: bool = False) -> None:
-        """Raises Conflict if it runs and is not forced. `volumes` takes its anonymous ones, too."""
-        await self._remover.remove(ref, force=force, volumes=volumes, link=link)
+    async def remove(
+        self,
+        ref: str,
+        *,
+        force: bool = False,
+        volumes: bool = False,
+        link: bool = False,
+        answer: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """Raises Conflict if it runs and is not forced. `volumes` takes its anonymous ones, too. `answer` is called
+        when it is gone and before anybody else is told."""
+        await self._remover.remove(ref, force=force, volumes=volumes, link=link, answer=answer)
 
     async def connect_network(self, ref: str, network: str, settings: EndpointSettings | None) -> None:
         """Put it on one more network; at once if it runs."""

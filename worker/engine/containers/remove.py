@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 
 from api.errors import Conflict, NotFound, NotSupported, ShoalError
 from worker.engine.containers.kit import Kit
@@ -26,8 +27,20 @@ class Remover:
         self._lifecycle = lifecycle
         self._execs = execs
 
-    async def remove(self, ref: str, *, force: bool, volumes: bool, link: bool) -> None:
-        """Raises Conflict if it runs and is not forced, or is being removed already."""
+    async def remove(
+        self,
+        ref: str,
+        *,
+        force: bool,
+        volumes: bool,
+        link: bool,
+        answer: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """Raises Conflict if it runs and is not forced, or is being removed already.
+
+        `answer` is called when it is gone, before the destroy event: a client that leaves on the event (`docker run
+        --rm` does) would else cut off its own request.
+        """
         if link:
             raise NotSupported("link: links on the default bridge are not supported")
         container = self._kit.store.get(ref)
@@ -41,6 +54,9 @@ class Remover:
             self._check_down(container)
             await container.settled.wait()
             await self._remove(container, volumes=volumes)
+        if answer is not None:
+            await answer()
+        self._destroyed(container)
 
     async def _force_down(self, container: Container) -> None:
         try:
@@ -64,12 +80,17 @@ class Remover:
     async def _remove(self, container: Container, *, volumes: bool) -> None:
         await self._kit.store.save(container, status=Status.REMOVING)
         try:
-            await self.finish(container, volumes=volumes)
+            await self._finish(container, volumes=volumes)
         except (ShoalError, OSError):
             await self._kit.store.save(container, status=Status.DEAD)
             raise
 
-    async def finish(self, container: Container, *, volumes: bool) -> None:
+    async def finish_interrupted(self, container: Container) -> None:
+        """At the daemon's start: a removal that did not come to its end."""
+        await self._finish(container, volumes=False)
+        self._destroyed(container)
+
+    async def _finish(self, container: Container, *, volumes: bool) -> None:
         """Take away everything of a container that is marked; every step may be taken twice."""
         kit, record = self._kit, container.record
         for future in container.pending:
@@ -87,7 +108,9 @@ class Remover:
         await kit.store.forget(container)
         self._execs.forget(container)
         container.finish()
-        kit.events.publish("container", "destroy", record.id, container.attributes())
+
+    def _destroyed(self, container: Container) -> None:
+        self._kit.events.publish("container", "destroy", container.id, container.attributes())
 
     async def _remove_volumes(self, container: Container) -> None:
         """The anonymous ones; one that another container uses, too, stays."""

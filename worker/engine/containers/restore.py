@@ -95,7 +95,7 @@ class Restorer:
 
     async def _finish_removal(self, container: Container) -> None:
         try:
-            await self._remover.finish(container, volumes=False)
+            await self._remover.finish_interrupted(container)
         except (ShoalError, OSError) as error:
             log.error("removal can't be finished container=%s error=%s", container.id[:12], error)
             await self._kit.store.save(container, status=Status.DEAD)
