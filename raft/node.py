@@ -15,90 +15,25 @@ import itertools
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol
-
-import msgspec
+from typing import TYPE_CHECKING, Any
 
 from api.errors import Conflict, ShoalError, Unavailable
 from base.offload import Pool
-from raft.core.limits import Limits
+from raft.contract import Applied, RaftConfig, StateMachine
 from raft.core.membership import AddLearner, Change, Promote, Remove, UpdateAddr
-from raft.core.messages import NOBODY, Entry, EntryKind, Message, Ready, Role, Snapshot, Stored, first_member
+from raft.core.messages import NOBODY, Entry, EntryKind, Message, Ready, Snapshot, Stored, first_member
 from raft.core.raft import Raft
 from raft.errors import LeadershipLost, NotLeader
+from raft.status import LeadershipChange, Member, Status, leadership_of, status_of
 from raft.storage.contract import Storage
 from raft.transport.contract import Transport
 
 if TYPE_CHECKING:
     from random import Random
 
+__all__ = ["Applied", "LeadershipChange", "Member", "RaftConfig", "RaftNode", "StateMachine", "Status"]
+
 log = logging.getLogger(__name__)
-
-
-class StateMachine(Protocol):
-    """What the log drives. Called on the event loop: must be quick, deterministic, and must not raise."""
-
-    def apply(self, index: int, data: bytes) -> Any:
-        """Apply one committed entry; what it returns is the proposer's result."""
-        ...
-
-    def snapshot(self) -> bytes:
-        """The whole state as of the last applied entry."""
-        ...
-
-    def restore(self, index: int, data: bytes) -> None:
-        """Replace the whole state; `index` is what it stands for."""
-        ...
-
-
-class RaftConfig(msgspec.Struct, frozen=True, kw_only=True):
-    tick_s: float = 0.1
-    limits: Limits = Limits()
-    snapshot_interval: int = 10_000
-    """Entries between two snapshots."""
-    log_entries_for_slow_followers: int = 500
-    """Entries that stay before a snapshot, so that a follower a little behind needs none."""
-    catch_up_timeout_s: float = 60.0
-    """How long `promote` waits for a learner."""
-
-
-class Applied(msgspec.Struct, frozen=True):
-    index: int
-    result: Any
-
-
-class Member(msgspec.Struct, frozen=True, kw_only=True):
-    addr: str
-    learner: bool
-    match: int
-    """How far its log is known to equal the leader's (0 on members that don't lead)."""
-    recent_active: bool
-    """Heard within an election timeout (as the leader knows it; elsewhere only the leader and this one are known)."""
-    is_leader: bool
-
-
-class LeadershipChange(msgspec.Struct, frozen=True, kw_only=True):
-    """A new `term` with the same leader is a change too: what ran for the old term must end."""
-
-    term: int
-    leader_id: int
-    leader_addr: str
-    is_leader: bool
-    """This member leads and has applied everything that was committed before its term."""
-
-
-class Status(msgspec.Struct, frozen=True, kw_only=True):
-    raft_id: int
-    role: Role
-    term: int
-    leader_id: int
-    leader_addr: str
-    is_leader: bool
-    commit: int
-    applied: int
-    removed: bool
-    """This member learned that it was removed from the group."""
-    members: dict[int, Member]
 
 
 class RaftNode:
@@ -464,34 +399,7 @@ class RaftNode:
 
     def status(self) -> Status:
         """What this member knows now."""
-        core = self._core
-        leading = core.leading
-        active = leading.active() if leading is not None else {core.leader, self.raft_id}
-        matches = {peer: progress.match for peer, progress in leading.progress.items()} if leading else {}
-        if leading is not None:
-            matches[self.raft_id] = core.log.last
-        members = {
-            raft_id: Member(
-                addr=addr,
-                learner=raft_id in core.membership.learners,
-                match=matches.get(raft_id, 0),
-                recent_active=raft_id in active,
-                is_leader=raft_id == core.leader,
-            )
-            for raft_id, addr in core.membership.all().items()
-        }
-        return Status(
-            raft_id=self.raft_id,
-            role=core.soft_state().role,
-            term=core.term,
-            leader_id=core.leader,
-            leader_addr=core.membership.addr(core.leader) or "",
-            is_leader=self._leadership.is_leader,
-            commit=core.log.commit,
-            applied=self._applied,
-            removed=core.removed,
-            members=members,
-        )
+        return status_of(self._core, self._applied, self._leadership.is_leader)
 
     async def watch_leadership(self) -> AsyncIterator[LeadershipChange]:
         """The present leadership, then each change. A slow watcher sees the latest only, but never misses a term."""
@@ -504,15 +412,7 @@ class RaftNode:
             yield seen
 
     def _note_leadership(self) -> None:
-        core = self._core
-        self._set_leadership(
-            LeadershipChange(
-                term=core.term,
-                leader_id=core.leader,
-                leader_addr=core.membership.addr(core.leader) or "",
-                is_leader=core.leading is not None and self._applied >= core.leading.start,
-            )
-        )
+        self._set_leadership(leadership_of(self._core, self._applied))
 
     def _set_leadership(self, now: LeadershipChange) -> None:
         if now == self._leadership:
