@@ -92,6 +92,17 @@ async def test_a_shared_layer_is_not_fetched_again(service: ImageService, regist
     assert "Already exists" in [message["status"] for message in messages]
 
 
+async def test_pulls_at_once_fetch_a_layer_once(service: ImageService, registry: RegistryServer) -> None:
+    """As when several replicas of a service start on one node."""
+    image = two_layers()
+    registry.add("app", "latest", image)
+    async with asyncio.TaskGroup() as group:
+        pulls = [group.create_task(service.pull(f"{registry.host}/app")) for _ in range(5)]
+    assert {pull.result() for pull in pulls} == {image.id}
+    for blob in image.blobs():
+        assert registry.requests.count(f"GET /v2/app/blobs/{digest_of(blob)}") == 1
+
+
 async def test_an_index_gives_the_image_of_this_machine(service: ImageService, registry: RegistryServer) -> None:
     image, other = two_layers(), TestImage([files({"other": b""})])
     entries = []

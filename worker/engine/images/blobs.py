@@ -136,8 +136,17 @@ class BlobStore:
             writer.write(data)
             return writer.commit()
 
+    def set_aside(self, digest: str) -> Path | None:
+        """Take a blob out of sight, quickly; the path is to be unlinked then. None if it is not there."""
+        aside = self.spool()
+        try:
+            os.rename(self.path(digest), aside)
+        except FileNotFoundError:
+            return None
+        return aside
+
     def discard(self, digest: str) -> None:
-        """Remove a blob; nothing happens if it is not there."""
+        """Remove a blob; nothing happens if it is not there. Large ones are better set aside first."""
         self.path(digest).unlink(missing_ok=True)
 
     def all(self) -> list[str]:

@@ -7,6 +7,7 @@ Everything here blocks; callers run it in threads.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import secrets
@@ -112,10 +113,12 @@ class LayerStore:
             if expected and diff_id != expected:
                 raise InvalidArgument(f"layer has diff id {diff_id}, but the image's configuration says {expected}")
             chain = chain_id(parent, diff_id)
-            if self.has(chain):
-                remove_tree(home)
-            else:
+            try:
                 os.rename(home, self._home(chain))
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+                remove_tree(home)  # the same layer came another way
         except BaseException:
             remove_tree(home)
             raise

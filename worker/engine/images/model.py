@@ -135,6 +135,13 @@ class Index:
         """All names of an image, sorted."""
         return [names.parse(key) for key, image in sorted(self.references.items()) if image == image_id]
 
+    def references_by_image(self) -> dict[str, list[Reference]]:
+        """All names of all images, sorted; for views of many images."""
+        grouped: dict[str, list[Reference]] = {}
+        for key, image in sorted(self.references.items()):
+            grouped.setdefault(image, []).append(names.parse(key))
+        return grouped
+
     def size(self, record: ImageRecord) -> int:
         """Bytes in the files of all its layers."""
         return sum(self.layers[chain].size for chain in record.chains)

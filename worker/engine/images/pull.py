@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 import aiohttp
 
@@ -46,6 +47,8 @@ class Puller:
     def __init__(self, store: ImageStore, config: RegistryConfig) -> None:
         self._store = store
         self._config = config
+        self._downloading: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """By digest: pulls that want the same layer at once fetch it once."""
 
     async def pull(self, reference: Reference, auth: AuthConfig | None, report: Report) -> str:
         """Pull by tag or digest; returns the image id.
@@ -176,27 +179,26 @@ class Puller:
     async def _download(
         self, slots: asyncio.Semaphore, repository: Repository, layer: Descriptor, report: Report
     ) -> None:
-        blobs, disk = self._store.blobs, self._store.disk
         key = _key(layer)
         if slots.locked():
             report(state("Waiting", key))
-        async with slots:
-            if not blobs.has(layer.digest):
-                writer = blobs.writer()
-                try:
-                    await repository.retried(lambda: self._receive(repository, layer, writer, report))
-                    report(state("Verifying Checksum", key))
-                    if writer.size != layer.size:
-                        raise Unavailable(
-                            f"layer {layer.digest} has {writer.size} bytes, but the manifest says {layer.size}"
-                        )
-                    try:
-                        await disk.run(writer.commit, layer.digest)
-                    except InvalidArgument as error:
-                        raise Unavailable(error.message) from error
-                finally:
-                    await disk.run(writer.close)
+        lock = self._downloading.setdefault(layer.digest, asyncio.Lock())
+        async with slots, lock:
+            if not self._store.blobs.has(layer.digest):
+                await self._fetch_blob(repository, layer, report)
         report(state("Download complete", key))
+
+    async def _fetch_blob(self, repository: Repository, layer: Descriptor, report: Report) -> None:
+        disk = self._store.disk
+        writer = self._store.blobs.writer()
+        try:
+            await repository.retried(lambda: self._receive(repository, layer, writer, report))
+            report(state("Verifying Checksum", _key(layer)))
+            await disk.run(writer.commit, layer.digest)
+        except InvalidArgument as error:
+            raise Unavailable(error.message) from error
+        finally:
+            await disk.run(writer.close)
 
     async def _receive(self, repository: Repository, layer: Descriptor, writer: BlobWriter, report: Report) -> None:
         """Receive a layer, from where the last attempt broke off."""

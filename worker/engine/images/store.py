@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -75,7 +76,7 @@ class ImageStore:
         self._unpackers = Pool("image-unpack", limits.UNPACKS_PARALLEL)
         self._owner = TaskOwner("images")
         self._change = asyncio.Lock()
-        self._unpacking: dict[str, asyncio.Lock] = {}
+        self._unpacking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     # --- life ---
 
@@ -175,9 +176,10 @@ class ImageStore:
                     del self.pins[key]
             await self.collect()
             live = self.index.live_blobs(self.index.layers)
-            for key in ingestion.pinned:
-                if key not in live and not self.pins[key]:
-                    self.blobs.discard(key)
+            unused = {key for key in ingestion.pinned if key not in live and not self.pins[key]}
+            for aside in [self.blobs.set_aside(key) for key in sorted(unused)]:
+                if aside is not None:
+                    await self.disk.run(aside.unlink)
 
     async def unpack(self, ingestion: Ingestion, blob: str, diff_id: str, progress: Progress | None) -> LayerRecord:
         """Unpack a blob on top of an ingestion's layers. The same layer is unpacked by one at a time."""
@@ -202,8 +204,6 @@ class ImageStore:
                 )
                 self.index.layers[record.chain] = record
             ingestion.pin(record.blob)
-        if not lock.locked():
-            self._unpacking.pop(key, None)
         return record
 
     async def _unpack_in_thread(self, blob: str, parent: str, diff_id: str, progress: Progress | None) -> Unpacked:
@@ -267,9 +267,8 @@ class ImageStore:
             del index.layers[layer.chain]
         kept = index.live_blobs(index.layers)
         aside = [self.layers.set_aside(layer.chain) for layer in dead]
-        for layer in dead:
-            if layer.blob not in kept and not self.pins[layer.blob]:
-                self.blobs.discard(layer.blob)
+        blobs = {layer.blob for layer in dead if layer.blob not in kept and not self.pins[layer.blob]}
+        aside += [self.blobs.set_aside(blob) for blob in sorted(blobs)]
         # Up to here nothing was awaited, and the records' writer keeps the order of calls: an ingestion that brings
         # the same layer back can only be written after this.
         if dead:

@@ -108,6 +108,7 @@ def list_images(index: Index, filters: Mapping[str, Sequence[str]], *, every: bo
     patterns = [glob(pattern) for pattern in [*filters.get("reference", ()), *([name] if name else [])]]
     before = [created_ns(index.configs[index.get(text)]) for text in filters.get("before", ())]
     since = [created_ns(index.configs[index.get(text)]) for text in filters.get("since", ())]
+    grouped = index.references_by_image()
     found: list[tuple[int, ImageSummary]] = []
     for record in index.visible():
         config = index.configs[record.id]
@@ -116,7 +117,7 @@ def list_images(index: Index, filters: Mapping[str, Sequence[str]], *, every: bo
             continue
         if not matches_labels(filters.get("label", ()), labels_of(config)):
             continue
-        references = index.references_of(record.id)
+        references = grouped.get(record.id, [])
         if patterns:
             references = [one for one in references if any(m(one.familiar()) or m(one.familiar_name) for m in patterns)]
             if not references:
