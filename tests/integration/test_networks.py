@@ -374,6 +374,26 @@ def test_rules_that_somebody_flushed_come_back_with_the_next_change(tmp_path: Pa
     alone(body)
 
 
+def test_a_udp_client_that_was_there_before_reaches_each_new_container(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with controller(tmp_path) as networks:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                client.settimeout(3)
+                for name in ("first", "second"):
+                    client.sendto(b"nobody is there yet", ("172.17.0.1", 5353))
+                    ports = {"53/udp": [PortBinding(host_port="5353")]}
+                    server = await networks.attach(request(tmp_path, name, ports=ports))
+                    with echo(server, 53, socket.SOCK_DGRAM):
+                        client.sendto(b"hello", ("172.17.0.1", 5353))
+                        data = await asyncio.to_thread(client.recv, 100)
+                    assert data.endswith(b"hello")
+                    other = await networks.attach(request(tmp_path, "holds" + name))
+                    await networks.detach((name * 64)[:64])
+                    assert sole_address(other) != sole_address(server)
+
+    alone(body)
+
+
 def make_docker0() -> None:
     with IPRoute() as ip:
         ip.link("add", ifname="docker0", kind="bridge")

@@ -17,6 +17,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 from api.errors import Internal
 from base.offload import Pool
 from worker.engine.networks import links, rules
+from worker.engine.networks.flows import forget_udp
 from worker.engine.networks.ipam import parse_routes
 from worker.engine.networks.links import BridgePlan, EndpointPlan, Links
 from worker.engine.networks.nft import Nft
@@ -135,13 +136,20 @@ class Plumbing:
     async def publish(self, published: Sequence[PublishedPort]) -> None:
         """Ports that are among the wanted ones already."""
         await self._change(rules.publish(self.table, published))
+        await self._forget_flows(published)
 
     async def unpublish(self, published: Sequence[PublishedPort]) -> None:
         """Rules first, then the sockets: never is a port free that still leads somewhere. Idempotent."""
         try:
             await self._change(rules.unpublish(self.table, published), without=published)
+            await self._forget_flows(published)
         finally:
             self.give_back(published)
+
+    async def _forget_flows(self, published: Sequence[PublishedPort]) -> None:
+        ports = {port.host_port for port in published if port.protocol == "udp"}
+        if ports:
+            await self._pool.run(forget_udp, ports)
 
     async def _change(self, commands: str, *, without: Sequence[PublishedPort] = ()) -> None:
         """Add or delete elements; a table that somebody flushed (restart of a firewall service) is written anew."""
