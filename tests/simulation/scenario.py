@@ -135,6 +135,8 @@ class Scenario:
                 self._crash(member)
             elif not member.up and self._chance(1.0):
                 member.start()
+        if self._chance(faults.hunts_per_s):
+            self._hunt()
         if self._chance(faults.partitions_per_s):
             self.world.partition(ids)
         if self._chance(0.5):
@@ -148,6 +150,22 @@ class Scenario:
                 rng.choice([victim.core.connection_lost, victim.core.report_unreachable])(peer)
                 if rng.random() < 0.3:
                     victim.transfer(rng.choice([None, *ids]))
+
+    def _hunt(self) -> None:
+        """Strike at the leader while it has work under way."""
+        leader = self._leader()
+        if leader is None:
+            return
+        if self.rng.random() < 0.5:
+            self._crash(leader)
+            return
+        companion = self.rng.choice(list(self.members))
+        for other in self.members:
+            if other not in (leader.id, companion):
+                self.world.blocked |= {(leader.id, other), (other, leader.id)}
+                self.world.blocked |= {(companion, other), (other, companion)} if self.rng.random() < 0.5 else set()
+        for number in range(3):
+            leader.propose(b"hunted %d" % number)
 
     def _crash(self, victim: Member) -> None:
         victim.crash()

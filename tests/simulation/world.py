@@ -22,6 +22,8 @@ class Faults:
     crashes_per_s: float
     partitions_per_s: float
     changes_per_s: float
+    hunts_per_s: float
+    """Crashes of the leader, and cuts between it and most others: what makes logs part ways."""
     spurious_per_s: float
     """Connection breaks, unreachable reports and leadership transfers out of nowhere."""
 
@@ -37,6 +39,7 @@ class Faults:
             crashes_per_s=rng.choice([0, 0.1, 0.5, 1.5]),
             partitions_per_s=rng.choice([0, 0.2, 1]),
             changes_per_s=rng.choice([0, 0.3, 2]),
+            hunts_per_s=rng.choice([0, 0.3, 1]),
             spurious_per_s=rng.choice([0, 0, 2]),
         )
 
@@ -51,6 +54,7 @@ CALM = Faults(
     crashes_per_s=0,
     partitions_per_s=0,
     changes_per_s=0,
+    hunts_per_s=0,
     spurious_per_s=0,
 )
 
