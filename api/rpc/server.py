@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,8 +113,10 @@ def _bind(method: Method[Any, Any], roles: frozenset[str], handler: Handler, ver
 
     async def answer_stream(data: Any, context: grpc.aio.ServicerContext) -> AsyncIterator[bytes]:
         try:
-            async for message in begin(data, context):
-                yield method.encode(message)
+            # Closed here, not whenever the collector finds it: a session must end with its connection.
+            async with aclosing(begin(data, context)) as messages:
+                async for message in messages:
+                    yield method.encode(message)
         except Exception as error:
             await _abort(context, method, error)
             raise

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from api import errors
 from base.clock import Clock
+from base.supervise import TaskOwner
 from manager.store.memory import Action, Change, Memory, Rejection, Transaction
 from manager.store.proposer import Proposer
 from manager.store.tables import TABLE_OF, StoreObject, encode
@@ -54,6 +55,7 @@ class Store:
         self._hub = WatchHub()
         self._proposer: Proposer | None = None
         self._writing = asyncio.Lock()
+        self._proposals = TaskOwner("store")
 
     def bind(self, proposer: Proposer) -> None:
         """Say where transactions go; the log needs the store first, and the store the log."""
@@ -97,28 +99,44 @@ class Store:
             Conflict: a name is taken.
             Unavailable: not the leader, or leadership was lost and the outcome is unknown.
 
-        Cancellation: the transaction may or may not be committed.
+        Cancellation: the transaction is on its way and may be committed; the next one waits for it all the same, so
+        that it decides on what this one leaves.
         """
-        async with self._writing:
+        await self._writing.acquire()
+        proposal: asyncio.Task[Any] | None = None
+        try:
             batch = Batch(self.view(), self._clock.now_ns())
             value = change(batch)
             if batch.actions:
-                await self._commit(component, batch)
+                proposal = self._proposals.spawn(self._propose(_encoded(component, batch)), name="proposal")
+                _raise_rejection(await asyncio.shield(proposal))
             return value
+        finally:
+            if proposal is None or proposal.done():
+                self._writing.release()
+            else:
+                proposal.add_done_callback(lambda _: self._writing.release())
 
-    async def _commit(self, component: Component, batch: Batch) -> None:
-        data = encode(Transaction(component=component.value, time=batch.now, actions=batch.actions))
-        if len(data) > TRANSACTION_BYTES_MAX:
-            raise errors.InvalidArgument(
-                f"the change is too large ({len(data)} bytes, at most {TRANSACTION_BYTES_MAX})"
-            )
+    async def _propose(self, data: bytes) -> Any:
+        """What became of a proposal, as a value: its caller may be gone."""
         if self._proposer is None:
-            raise errors.Unavailable("the store has no log yet")
-        applied = await self._proposer.propose(data)
-        _raise_rejection(applied.result)
+            return errors.Unavailable("the store has no log yet")
+        try:
+            return (await self._proposer.propose(data)).result
+        except errors.ShoalError as error:
+            return error
+
+
+def _encoded(component: Component, batch: Batch) -> bytes:
+    data = encode(Transaction(component=component.value, time=batch.now, actions=batch.actions))
+    if len(data) > TRANSACTION_BYTES_MAX:
+        raise errors.InvalidArgument(f"the change is too large ({len(data)} bytes, at most {TRANSACTION_BYTES_MAX})")
+    return data
 
 
 def _raise_rejection(result: Any) -> None:
+    if isinstance(result, errors.ShoalError):
+        raise result
     if not isinstance(result, Rejection):
         return
     if result.reason == "sequence":

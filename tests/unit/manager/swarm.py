@@ -188,6 +188,15 @@ class Swarm:
                     return
                 await asyncio.sleep(0.02)
 
+    async def until_left(self, host: Host, through: Host | None = None) -> None:
+        """Wait until no task is meant to run on the host."""
+
+        async def is_so() -> bool:
+            tasks = await (through or self.first).control().list_tasks({"node": [host.identity.node_id]})
+            return all(task.desired_state > TaskState.RUNNING for task in tasks)
+
+        await self.until(is_so)
+
     async def running(self, service: str, through: Host | None = None) -> list[Task]:
         tasks = await (through or self.first).control().list_tasks({"service": [service]})
         return [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import msgspec
 import pytest
 
@@ -9,7 +11,7 @@ from api import errors
 from api.types.objects import Node, Service, Task, TaskState, TaskStatus
 from api.types.swarm import NodeSpec, ServiceSpec
 from manager.store.memory import Memory, Rejection
-from manager.store.proposer import MemoryProposer
+from manager.store.proposer import MemoryApplied, MemoryProposer
 from manager.store.store import Batch, Store
 from manager.store.transitions import TRANSITIONS, Component
 from tests.unit.manager.make import Clock
@@ -191,6 +193,33 @@ def test_transitions_go_forward_and_have_one_owner() -> None:
         assert all(old < new for old, new in moves)
         assert not moves & seen
         seen |= moves
+
+
+class HeldProposer(MemoryProposer):
+    """Agrees only when it is let."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free = asyncio.Event()
+
+    async def propose(self, data: bytes) -> MemoryApplied:
+        await self.free.wait()
+        return await super().propose(data)
+
+
+async def test_a_cancelled_writer_still_keeps_its_turn() -> None:
+    store, proposer = Store(Clock()), HeldProposer()
+    proposer.apply = store.apply
+    store.bind(proposer)
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(put(store, a_service("a", "web")))
+        await asyncio.sleep(0)
+        first.cancel()
+        second = group.create_task(store.update(Component.MANAGER, lambda batch: len(batch.view.all(Service))))
+        await asyncio.sleep(0)
+        assert not second.done()
+        proposer.free.set()
+        assert await second == 1
 
 
 async def test_creation_times_order_objects_whatever_the_clock() -> None:

@@ -41,9 +41,8 @@ async def test_a_service_through_any_manager_and_a_dead_leader(tmp_path: Path) -
         await third.control().update_service("web", changed, service.meta.version)
         with pytest.raises(errors.OutOfSequence):
             await second.control().update_service("web", changed, service.meta.version)
-        await swarm.until_state(first, NodeState.DOWN, through=second)
-        moved = await swarm.until_running("web", 6, through=second)
-        assert first.identity.node_id not in {task.node_id for task in moved}
+        await swarm.until_left(first, through=second)
+        await swarm.until_running("web", 6, through=second)
         # It comes back with its log, catches up, and is told to stop what runs elsewhere now.
         await first.start_manager()
         first.start_agent()
@@ -69,7 +68,7 @@ async def test_a_dead_workers_tasks_run_elsewhere_and_are_stopped_when_it_return
         tasks = await swarm.until_running("web", 4)
         assert {task.node_id for task in tasks} == {swarm.first.identity.node_id, worker.identity.node_id}
         await worker.kill()
-        await swarm.until_state(worker, NodeState.DOWN)
+        await swarm.until_left(worker)
         tasks = await swarm.until_running("web", 4)
         assert {task.node_id for task in tasks} == {swarm.first.identity.node_id}
         worker.start_agent()
@@ -98,8 +97,8 @@ async def test_update_drain_scale_and_remove(tmp_path: Path) -> None:
         assert all(task.spec.container_spec.env == ["A=1"] for task in tasks)
         node = await control.get_node("w1")
         await control.update_node("w1", NodeSpec(role="worker", availability="drain"), node.meta.version)
-        tasks = await swarm.until_running("web", 3)
-        assert worker.identity.node_id not in {task.node_id for task in tasks}
+        await swarm.until_left(worker)
+        await swarm.until_running("web", 3)
         service = await control.get_service("web")
         await control.update_service("web", service_spec(replicas=1, env=["A=1"]), service.meta.version)
         await swarm.until_running("web", 1)
