@@ -374,6 +374,22 @@ def test_rules_that_somebody_flushed_come_back_with_the_next_change(tmp_path: Pa
     alone(body)
 
 
+def test_icc_off_keeps_containers_of_one_network_apart(tmp_path: Path) -> None:
+    async def body() -> None:
+        Path("/proc/sys/net/bridge/bridge-nf-call-iptables").write_text("0")
+        async with controller(tmp_path) as networks:
+            await networks.create(NetworkCreate(name="shy", options={"com.docker.network.bridge.enable_icc": "false"}))
+            ports = {"80/tcp": [PortBinding(host_port="8080")]}
+            one = await networks.attach(request(tmp_path, "one", mode="shy", ports=ports))
+            two = await networks.attach(request(tmp_path, "two", mode="shy"))
+            with echo(one, 80):
+                with pytest.raises(TimeoutError):
+                    await ask_from(two, sole_address(one), 80, timeout=0.5)
+                assert (await ask_from(two, "172.18.0.1", 8080)).endswith("hello")
+
+    alone(body)
+
+
 def test_a_udp_client_that_was_there_before_reaches_each_new_container(tmp_path: Path) -> None:
     async def body() -> None:
         async with controller(tmp_path) as networks:

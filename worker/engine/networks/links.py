@@ -33,6 +33,8 @@ class BridgePlan:
     address: str
     """The gateway, as `address/prefix`."""
     mtu: int = 1500
+    filtered: bool = False
+    """Packets between its ports must pass the firewall, too (icc off)."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ class Links:
         self._route.close()
 
     def ensure_bridge(self, plan: BridgePlan) -> None:
-        """Make the bridge or put an existing one right; idempotent. Raises Conflict for another kind of link."""
+        """Make the bridge or put an existing one right; idempotent. Raises Conflict for another kind of link, OSError
+        when `filtered` is asked for and the kernel has no bridge-netfilter."""
         index = index_of(plan.name)
         if index is None:
             self._ip.link("add", ifname=plan.name, kind="bridge", mtu=plan.mtu)
@@ -91,6 +94,8 @@ class Links:
         self._ip.link("set", index=index, state="up")
         sysctl(f"ipv4/conf/{plan.name}/route_localnet", "1")
         sysctl("ipv4/ip_forward", "1")
+        if plan.filtered:
+            sysctl("bridge/bridge-nf-call-iptables", "1")
 
     def _kind(self, index: int) -> str:
         (link,) = self._ip.link("get", index=index)

@@ -14,6 +14,8 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
+from pyroute2.netlink.exceptions import NetlinkError
+
 from api.errors import Internal
 from base.offload import Pool
 from worker.engine.networks import links, rules
@@ -59,12 +61,15 @@ class Plumbing:
         await self._nft.close()
 
     async def _run(self, function: Callable[Concatenate[Links, P], R], *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run in the netlink thread, which owns the `Links`."""
+        """Run in the netlink thread, which owns the `Links`. Raises Internal with the kernel's words."""
 
         def work() -> R:
             if self._links is None:
                 self._links = Links()
-            return function(self._links, *args, **kwargs)
+            try:
+                return function(self._links, *args, **kwargs)
+            except (OSError, NetlinkError) as error:
+                raise Internal(f"failed to set up container networking: {error}") from error
 
         return await self._pool.run(work)
 
@@ -80,7 +85,8 @@ class Plumbing:
     async def ensure_bridge(self, record: NetworkRecord) -> None:
         """Idempotent. Raises Conflict when the name is another kind of link's."""
         prefix = record.subnet.partition("/")[2]
-        await self._run(Links.ensure_bridge, BridgePlan(record.bridge, f"{record.gateway}/{prefix}", record.mtu))
+        plan = BridgePlan(record.bridge, f"{record.gateway}/{prefix}", record.mtu, filtered=not record.icc)
+        await self._run(Links.ensure_bridge, plan)
 
     async def remove_link(self, name: str) -> None:
         await self._run(Links.remove, name)
