@@ -22,7 +22,7 @@ class Changes:
         record = self._kit.store.get(ref).record
         image = await self._kit.images.resolve(record.image_id)
         upper = self._kit.layout.upper(record.id)
-        return await self._kit.disk.run(compare, upper, list(image.layers))
+        return await self._kit.disk.run(compare, upper, [*image.layers, self._kit.layout.init])
 
 
 def compare(upper: Path, layers: Sequence[Path]) -> list[Change]:

@@ -8,7 +8,7 @@ import socket
 
 import msgspec
 
-from api.errors import InvalidArgument
+from api.errors import InvalidArgument, NotFound
 from api.types.container import ContainerConfig, CreateAnswer, CreateBody, HostConfig
 from api.types.endpoint import EndpointSettings
 from base.ids import hex_id, short_id
@@ -21,6 +21,7 @@ from worker.engine.containers.plan import resources, tmpfs_options
 from worker.engine.containers.records import ContainerRecord, MountRecord
 from worker.engine.containers.rootfs import Rootfs
 from worker.engine.containers.start import Starter
+from worker.engine.containers.store import Container
 from worker.engine.runtime import spec
 from worker.engine.runtime.host import RLIMITS
 
@@ -84,8 +85,15 @@ class Creator:
         for field in ("network_mode", "pid_mode", "ipc_mode"):
             mode = getattr(host, field)
             if mode.startswith("container:"):
-                changes[field] = "container:" + self._kit.store.get(mode.removeprefix("container:")).id
+                changes[field] = "container:" + self._other(mode.removeprefix("container:")).id
         return msgspec.structs.replace(host, **changes)
+
+    def _other(self, reference: str) -> Container:
+        """A container that the request names. Raises InvalidArgument: a NotFound would make clients pull the image."""
+        try:
+            return self._kit.store.get(reference)
+        except NotFound as error:
+            raise InvalidArgument(error.message) from None
 
     async def _mounts(self, record: ContainerRecord, undo: contextlib.AsyncExitStack) -> list[MountRecord]:
         """Binds, then the volumes of other containers, then anonymous ones for what the image declares."""
@@ -108,7 +116,7 @@ class Creator:
 
     def _inherited(self, text: str) -> list[MountRecord]:
         reference, mode = parse_volumes_from(text)
-        other = self._kit.store.get(reference)
+        other = self._other(reference)
         return [
             msgspec.structs.replace(mount, rw=mount.rw and mode != "ro", anonymous=False, copy_up=False)
             for mount in other.record.mounts

@@ -49,6 +49,7 @@ class Exits:
             failures=record.failures,
             manually_stopped=record.manually_stopped,
         )
+        failures = record.failures  # kept when the policy gives up: a start of the daemon does not try again
         container.settled.clear()
         try:
             await kit.store.save(
@@ -59,7 +60,7 @@ class Exits:
                 oom_killed=ended.oom,
                 error=ended.error,
                 finished_ns=ended.at_ns,
-                failures=again.failures if again else 0,
+                failures=again.failures if again else failures,
             )
             container.process = None
             if ended.oom:
@@ -119,7 +120,7 @@ class Exits:
             container,
             status=Status.RESTARTING if again else Status.EXITED,
             finished_ns=self._kit.clock.now_ns(),
-            failures=again.failures if again else 0,
+            failures=again.failures if again else failures,
         )
         if again:
             self.restart_later(container, again.delay_s)

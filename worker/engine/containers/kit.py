@@ -28,6 +28,11 @@ class Layout:
         return self.data_root / "containers"
 
     @property
+    def init(self) -> Path:
+        """A layer above every image: the places that are mounted over, so that they are no change of a container."""
+        return self.data_root / "init"
+
+    @property
     def bundles(self) -> Path:
         return self.exec_root / "bundles"
 

@@ -56,9 +56,11 @@ def after_exit(
     return Again(delay_s, failures + 1)
 
 
-def at_daemon_start(policy: RestartPolicy, *, exit_code: int, manually_stopped: bool, ever_started: bool) -> bool:
+def at_daemon_start(
+    policy: RestartPolicy, *, exit_code: int, failures: int, manually_stopped: bool, ever_started: bool
+) -> bool:
     """True if a container that does not run is started with the daemon: `always` whatever happened, unless it was
-    never started; `unless-stopped` only if nobody stopped it; `on-failure` if it ended badly."""
+    never started; `unless-stopped` only if nobody stopped it; `on-failure` if it ended badly and has retries left."""
     if not ever_started:
         return False
     match policy.name:
@@ -67,5 +69,6 @@ def at_daemon_start(policy: RestartPolicy, *, exit_code: int, manually_stopped: 
         case "unless-stopped":
             return not manually_stopped
         case "on-failure":
-            return exit_code != 0 and not manually_stopped
+            retries_left = not policy.maximum_retry_count or failures < policy.maximum_retry_count
+            return exit_code != 0 and not manually_stopped and retries_left
     return False

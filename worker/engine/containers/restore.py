@@ -41,6 +41,7 @@ class Restorer:
         kit = self._kit
         kit.layout.containers.mkdir(parents=True, exist_ok=True, mode=0o710)
         kit.layout.bundles.mkdir(parents=True, exist_ok=True, mode=0o700)
+        await self._rootfs.start_up()
         await kit.store.load()
         adopted = [(container, await self._adopt(container)) for container in kit.store.all() if container.running]
         alive = [container for container, process in adopted if process is not None]
@@ -110,6 +111,7 @@ class Restorer:
             elif record.status is Status.EXITED and at_daemon_start(
                 record.host_config.restart_policy,
                 exit_code=record.exit_code,
+                failures=record.failures,
                 manually_stopped=record.manually_stopped,
                 ever_started=record.started_ns != 0,
             ):

@@ -18,6 +18,8 @@ from worker.engine.syscalls import mounts
 from worker.engine.syscalls.tree import remove_tree
 
 DIRECTORY_MODE = 0o710
+INIT_DIRECTORIES = ("dev", "proc", "sys", "etc")
+INIT_FILES = ("etc/hosts", "etc/hostname", "etc/resolv.conf")
 
 
 class Rootfs:
@@ -28,6 +30,10 @@ class Rootfs:
         self._disk = disk
         self._users: dict[str, int] = {}
         self._locks: dict[str, asyncio.Lock] = {}
+
+    async def start_up(self) -> None:
+        """Make the init layer."""
+        await self._disk.run(_make_init, self._layout.init)
 
     async def create(self, container_id: str) -> None:
         """Make the directories of a new container."""
@@ -52,7 +58,7 @@ class Rootfs:
         target = layout.merged(container_id)
         _unmount_all(target)
         try:
-            mounts.overlay(layers, layout.upper(container_id), layout.work(container_id), target)
+            mounts.overlay([*layers, layout.init], layout.upper(container_id), layout.work(container_id), target)
         except OSError as error:
             raise Internal(f"error creating overlay mount to {target}: {error}") from error
 
@@ -95,6 +101,13 @@ class Rootfs:
 
     def _lock(self, container_id: str) -> asyncio.Lock:
         return self._locks.setdefault(container_id, asyncio.Lock())
+
+
+def _make_init(path: Path) -> None:
+    for name in INIT_DIRECTORIES:
+        (path / name).mkdir(parents=True, exist_ok=True, mode=0o755)
+    for name in INIT_FILES:
+        (path / name).touch(mode=0o644)
 
 
 def _unmount_all(target: Path) -> None:
