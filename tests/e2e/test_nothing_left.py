@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lab import cgroups, swarm
 from lab.lab import Lab
-from lab.paths import base_environment, disk_dir, program, run_dir, tool_environment
+from lab.paths import LabError, base_environment, disk_dir, program, run_dir, tool_environment
 from lab.wait import until
 from tests.e2e.client import Docker
 from tests.e2e.conftest import RUN
@@ -48,6 +48,14 @@ def left_over(before: Snapshot) -> Snapshot:
     return {kind: now[kind] - before[kind] for kind in now if now[kind] - before[kind]}
 
 
+def assert_as_before(before: Snapshot) -> None:
+    """Within some seconds: the kernel takes namespaces apart in the background."""
+    try:
+        until(lambda: not left_over(before), timeout_s=15, what="the machine to be as before")
+    except LabError as error:
+        raise AssertionError(f"{error}; left: {left_over(before)}") from None
+
+
 def test_down_leaves_nothing() -> None:
     before = snapshot()
     lab = Lab(f"{RUN}-gone")
@@ -56,14 +64,14 @@ def test_down_leaves_nothing() -> None:
         swarm.form(lab)
         docker = Docker(lab.socket("m1"))
         docker.ok("service", "create", "--name", "s", "--replicas", "2", "busybox", "sleep", "1d")
-        docker.ok("run", "-d", "-p", "8080:80", "-v", "v:/v", "busybox", "sleep", "1d")
+        docker.ok("run", "-d", "-p", "8080:80", "-v", "data:/v", "busybox", "sleep", "1d")
         Docker(lab.socket("w1")).ok("run", "-d", "busybox", "sleep", "1d")
         lab.partition(["m1"], ["w1"])
         lab.kill("w1")  # its container runs on
         assert left_over(before), "the snapshot sees nothing of a running lab"
     finally:
         lab.down()
-    until(lambda: not left_over(before), timeout_s=15, what="the machine to be as before")
+    assert_as_before(before)
     assert not run_dir(lab.name).exists()
     assert not disk_dir(lab.name).exists()
 
@@ -78,4 +86,4 @@ def test_down_works_without_the_state_file() -> None:
         (run_dir(lab.name) / "state.json").unlink()
     finally:
         lab.down()
-    until(lambda: not left_over(before), timeout_s=15, what="the machine to be as before")
+    assert_as_before(before)
