@@ -10,6 +10,7 @@ import contextlib
 from ipaddress import IPv4Network
 from pathlib import Path
 
+from api.errors import NotFound
 from base.clock import Clock
 from daemon.config import Config
 from worker.engine.containers.engine import Containers
@@ -53,7 +54,15 @@ class Engine:
             exec_root=run,
             clock=clock,
         )
+        # Images and containers know of each other: the one direction is a call, the other this question.
+        self.store.container_running = self._is_running
         self._open = contextlib.AsyncExitStack()
+
+    def _is_running(self, container_id: str) -> bool:
+        try:
+            return self.containers.get(container_id).running
+        except NotFound:
+            return False
 
     async def start_up(self) -> None:
         """Restore everything; containers that ran are adopted. What was started is closed again on failure."""
