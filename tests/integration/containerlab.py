@@ -73,6 +73,7 @@ class Bench:
         self.root = root
         self.runtime = MonitorRuntime(directory / "run")
         self.host = host.read_host()
+        self.ids: list[str] = []
 
     def folder(self, container_id: str) -> Path:
         return self.directory / "c" / container_id[:12]
@@ -93,6 +94,7 @@ class Bench:
     ) -> tuple[str, Process]:
         """A created container of `args`; `io`, `process` and `settings` are fields of the dataclasses."""
         container_id = hex_id()
+        self.ids.append(container_id)
         wiring = ProcessIO(log_path=self.log(container_id), **(io or {}))
         folder = self.folder(container_id)
         folder.mkdir(parents=True)

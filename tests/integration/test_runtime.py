@@ -49,7 +49,8 @@ async def bench(root: Path) -> AsyncIterator[Bench]:
         assert not left, "containers are left"
         assert not list((directory / "run/m").iterdir()), "monitor directories are left"
         await wait_for(lambda: not monitors(directory), "monitors to leave")
-        assert not list(Path("/sys/fs/cgroup").glob("*/shoal/" + "?" * 64)), "cgroups are left"
+        cgroups = [path for cid in made.ids for path in Path("/sys/fs/cgroup").glob(f"*/shoal/{cid}")]
+        assert not cgroups, "cgroups are left"
     finally:
         shutil.rmtree(directory)
 
@@ -393,6 +394,7 @@ async def test_containers_outlive_a_killed_daemon_and_are_adopted(bench: Bench) 
     await bench.runtime.kill(ids[1], signal.SIGKILL)
     assert (await running.wait()).code == 137
     assert [line.data async for line in read_logs(bench.log(ids[1]))] == [b"here\n", b"still alive\n"]
+    bench.ids += ids
     for cid in ids:
         await bench.runtime.delete(cid)
     assert await bench.runtime.adopt(ids[0], io, bench.directory / "none") is None

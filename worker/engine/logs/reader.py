@@ -23,7 +23,7 @@ CHUNK = 256 * 1024
 MAX_LINE = 1024 * 1024
 """Longer than any entry the monitor writes (16 KiB of text, escaped): more is damage."""
 POLL_SECONDS = 0.05
-MAX_ROTATED = 1000
+END_AFTER_MISSING = 3
 
 
 @dataclass(frozen=True)
@@ -152,37 +152,44 @@ class _Reader:
 
     def _open_first(self) -> bool:
         """The oldest file there is."""
-        return any(self._open(path) for path in self._files())
+        while found := self._present(held=None):
+            if self._open(*found[-1]):
+                return True
+        return False
 
     def _open_next(self) -> bool:
         """At the end of the held file: go to the next newer one, if the held one is no longer the present one."""
         held = os.fstat(self._fd)
-        newer: list[tuple[Path, int]] = []
-        for path in reversed(self._files()):  # newest first
-            try:
-                found = os.stat(path)
-            except OSError:
-                continue
-            if (found.st_dev, found.st_ino) == (held.st_dev, held.st_ino):
-                break
-            newer.append((path, found.st_ino))
-        if not newer:
-            return False
-        # Written between our last read and the rotation: the held file is complete now.
-        if os.fstat(self._fd).st_size > os.lseek(self._fd, 0, os.SEEK_CUR):
-            return True
-        # Another rotation may come between looking and opening: then look again.
-        return self._open(*newer[-1]) or self._open_next()
+        while newer := self._present(held=held.st_ino):
+            # Written between our last read and the rotation: the held file is complete now.
+            if os.fstat(self._fd).st_size > os.lseek(self._fd, 0, os.SEEK_CUR):
+                return True
+            # Another rotation may come between looking and opening: then look again.
+            if self._open(*newer[-1]):
+                return True
+        return False
 
-    def _files(self) -> list[Path]:
-        """Oldest first; the present file is the last."""
-        rotated = []
-        for number in range(1, MAX_ROTATED):
-            path = self._path.with_name(f"{self._path.name}.{number}")
-            if not path.exists():
+    def _present(self, held: int | None) -> list[tuple[Path, int]]:
+        """The files newer than inode `held`, newest first, with their inodes.
+
+        A rotation renames from the oldest on, each to a higher number: looking from the lowest number up may meet
+        a file twice, never miss one. While it goes on one number is missing: the end is only after several.
+        """
+        found: dict[int, Path] = {}
+        missing = number = 0
+        while missing < END_AFTER_MISSING:
+            path = self._path.with_name(f"{self._path.name}.{number}") if number else self._path
+            number += 1
+            try:
+                inode = os.stat(path).st_ino
+            except OSError:
+                missing += 1
+                continue
+            missing = 0
+            if inode == held:
                 break
-            rotated.append(path)
-        return [*reversed(rotated), self._path]
+            found.setdefault(inode, path)
+        return [(path, inode) for inode, path in found.items()]
 
     def _open(self, path: Path, inode: int | None = None) -> bool:
         """Hold `path` from now on; False if it is not there, or is not the file that had `inode`."""
