@@ -1,7 +1,8 @@
 """Client of the registry protocol (OCI distribution spec 1.1; Docker's token authentication).
 
 Invariant: a blob or manifest asked for by digest is handed on only if it has that digest. Credentials go to the
-registry they are meant for and to the token service it names: never to a mirror, never from TLS down to plain HTTP.
+registry they are meant for and to the token service it names: never to a mirror, and never from a verified registry
+down to plain HTTP.
 """
 
 from __future__ import annotations
