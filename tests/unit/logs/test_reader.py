@@ -102,6 +102,19 @@ async def test_a_follower_passes_rotations_without_gap_or_repeat(tmp_path: Path,
     assert [int(line.data) async for line in lines] == list(range(2, number))
 
 
+async def test_a_follower_meets_a_rotation_half_done(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    ended = asyncio.Event()
+    for number, name in enumerate(("log.3", "log.2", "log.1", "log"), start=1):
+        write(path.with_name(name), number)
+    lines = read_logs(path, follow=True, ended=ended)
+    assert int((await anext(lines)).data) == 1
+    path.with_name("log.3").rename(path.with_name("log.4"))
+    path.with_name("log.2").rename(path.with_name("log.3"))  # and log.1 is still to be renamed
+    ended.set()
+    assert [int(line.data) async for line in lines] == [2, 3, 4]
+
+
 async def test_a_follower_agrees_with_a_writer_that_rotates_in_another_thread(tmp_path: Path) -> None:
     path = tmp_path / "log"
     ended = asyncio.Event()
