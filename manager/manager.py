@@ -41,6 +41,7 @@ from manager.leadership import Leadership, Loops
 from manager.membership import Membership, new_raft_id
 from manager.orchestrator.loop import Orchestrator
 from manager.orchestrator.reaper import Reaper
+from manager.roles import role_now
 from manager.scheduler.loop import Scheduler
 from manager.store.store import Batch, Store
 from manager.store.transitions import Component
@@ -338,7 +339,11 @@ class _Registry:
         return cluster
 
     def node(self, node_id: str) -> Node | None:
-        return self._store.view().get(Node, node_id)
+        """With the role that a certificate may be issued for now as the wished one."""
+        node = self._store.view().get(Node, node_id)
+        if node is None:
+            return None
+        return msgspec.structs.replace(node, spec=msgspec.structs.replace(node.spec, role=role_now(node)))
 
     async def register(self, node_id: str, role: str, certificate_pem: bytes) -> None:
         await self._link.execute(ops.RegisterNode(node_id=node_id, role=role, certificate_pem=certificate_pem))

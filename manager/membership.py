@@ -6,9 +6,9 @@ new one, since its old self may have voted.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
+from collections.abc import Awaitable
 
 import msgspec
 
@@ -19,6 +19,7 @@ from api.types.swarm import NodeSpec
 from manager import operations as ops
 from manager.store.store import Batch, Store
 from manager.store.transitions import Component
+from raft.errors import NotLeader
 from raft.node import RaftNode
 
 log = logging.getLogger(__name__)
@@ -49,17 +50,30 @@ class Membership:
     async def run(self) -> None:
         """Gives learners their vote once they have caught up, takes demoted nodes out of the managers, and out of Raft
         whoever is no manager. Until cancelled."""
-        while True:
-            for node in self._store.view().all(Node):
-                if node.manager_status is not None and node.spec.role == "worker":
-                    await self._demote(node)
-            named = {node.manager_status.raft_id for node in self._store.view().all(Node) if node.manager_status}
-            for raft_id, member in self._raft.status().members.items():
-                if raft_id not in named:
-                    await self._expel(raft_id)
-                elif member.learner and member.recent_active:
-                    await self._promote(raft_id)
-            await asyncio.sleep(KEEP_S)
+        async with self._store.watch(("nodes",)) as watch:
+            while True:
+                await self._keep()
+                await watch.next(KEEP_S)
+
+    async def _keep(self) -> None:
+        for node in self._store.view().all(Node):
+            if node.manager_status is not None and node.spec.role == "worker":
+                await self._step("demotion", self._demote(node, node.manager_status))
+        named = {node.manager_status.raft_id for node in self._store.view().all(Node) if node.manager_status}
+        for raft_id, member in self._raft.status().members.items():
+            if raft_id not in named:
+                await self._step("removal", self.remove(raft_id))
+            elif member.learner and member.recent_active:
+                await self._step("promotion", self._raft.promote(raft_id))
+
+    async def _step(self, what: str, step: Awaitable[None]) -> None:
+        """What can't be done now is tried again at the next look; only lost leadership ends the loop."""
+        try:
+            await step
+        except errors.ShoalError as error:
+            if not self._raft.status().is_leader:
+                raise
+            log.info("%s waits reason=%s", what, error)
 
     # --- what the control API asks ------------------------------------------------------------------------------
 
@@ -110,15 +124,18 @@ class Membership:
         return RaftJoinResponse(raft_id=raft_id, peers=self._peers())
 
     async def leave(self, operation: ops.LeaveMember) -> None:
-        """Take a manager out that wants to go."""
+        """Take a manager out that wants to go. The leader hands over first: NotLeader sends the caller to the next."""
         node = self._store.view().get(Node, operation.node_id)
         if node is None or node.manager_status is None:
             return
         raft_id = node.manager_status.raft_id
         if not self.safe_to_remove(raft_id):
             raise errors.Conflict("can't remove member from the raft: this would result in a loss of quorum")
-        await self._set_manager_status(node.id, None)
+        if raft_id == self._raft.raft_id:
+            await self._raft.transfer_leadership()
+            raise NotLeader
         await self.remove(raft_id)
+        await self._set_manager_status(node.id, None)
 
     async def members(self, operation: ops.GetMembers) -> ops.Members:
         return {
@@ -128,29 +145,16 @@ class Membership:
 
     # --- steps --------------------------------------------------------------------------------------------------
 
-    async def _promote(self, raft_id: int) -> None:
-        try:
-            await self._raft.promote(raft_id)
-            log.info("manager has a vote raft_id=%x", raft_id)
-        except (errors.NotFound, errors.Conflict) as error:
-            log.info("promotion waits raft_id=%x reason=%s", raft_id, error)
-
-    async def _demote(self, node: Node) -> None:
-        status = node.manager_status
-        if status is None or not self.safe_to_remove(status.raft_id):
+    async def _demote(self, node: Node, status: ManagerStatus) -> None:
+        """Raft first: only then is the node told, and stops (manager/roles.py)."""
+        if not self.safe_to_remove(status.raft_id):
             return
         if status.raft_id == self._raft.raft_id:
             await self._raft.transfer_leadership()
             return
-        # First the record, which the member itself reads as its dismissal; then Raft, by `run`.
+        await self.remove(status.raft_id)
         await self._set_manager_status(node.id, None)
         log.info("manager demoted node=%s", node.id)
-
-    async def _expel(self, raft_id: int) -> None:
-        try:
-            await self.remove(raft_id)
-        except errors.Conflict as error:
-            log.info("removal waits raft_id=%x reason=%s", raft_id, error)
 
     async def _set_manager_status(self, node_id: str, status: ManagerStatus | None) -> None:
         def change(batch: Batch) -> None:

@@ -146,8 +146,10 @@ class Writes:
         return 0
 
     def _check_demotion(self, view: View, node: Node) -> None:
-        managers = [other for other in view.all(Node) if other.spec.role == "manager"]
-        if len(managers) <= 1:
+        managers = [
+            other for other in view.all(Node) if other.spec.role == "manager" and other.manager_status is not None
+        ]
+        if node.manager_status is not None and len(managers) <= 1:
             raise InvalidArgument("attempting to demote the last manager of the swarm")
         if node.manager_status is not None and not self._members.safe_to_remove(node.manager_status.raft_id):
             raise InvalidArgument("can't remove member from the raft: this would result in a loss of quorum")

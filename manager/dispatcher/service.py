@@ -39,6 +39,7 @@ from manager.dispatcher.assignments import difference, wanted
 from manager.dispatcher.liveness import DEFAULT_PERIOD_NS, Liveness
 from manager.dispatcher.sessions import Session, Sessions
 from manager.dispatcher.statuses import StatusWriter
+from manager.roles import role_now
 from manager.store.store import Batch, Store
 from manager.store.transitions import Component
 from manager.store.view import View
@@ -217,7 +218,7 @@ class Dispatcher:
         return SessionMessage(
             session_id=session.id,
             managers=managers_of(view),
-            role=(node.spec.role if node is not None else "") or "worker",
+            role=role_now(node) if node is not None else "worker",
             root_ca_pem=cluster.root_ca.certificate_pem if cluster is not None else b"",
             heartbeat_period_ns=self._period_ns(),
         )

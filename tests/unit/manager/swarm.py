@@ -63,6 +63,8 @@ class Host:
         self.description = NodeDescription(hostname=name, nano_cpus=2 * NS, memory_bytes=2**30)
         self.manager: Manager | None = None
         self.addr = ""
+        self.heard: list[str] = []
+        """The roles that the dispatcher told this node to have."""
         self._tasks: dict[str, asyncio.Task[Any]] = {}
 
     async def start_manager(self, **arguments: Any) -> Manager:
@@ -88,11 +90,17 @@ class Host:
             directory=self.directory / "agent",
             clock=CLOCK,
             rng=random.Random(self.name),
+            heard=lambda message: self.heard.append(message.role),
         )
         self._tasks["agent"] = self.swarm.owner.spawn(agent.run(), name=f"{self.name}/agent")
 
     def _connect(self, addr: str) -> grpc.aio.Channel:
         return channel(addr, self.identity, self.identity.root_pem)
+
+    async def stop_manager(self) -> None:
+        """As a node does that was demoted."""
+        await cancel_and_wait(self._tasks.pop("manager"))
+        self.manager = None
 
     def control_raft(self) -> RaftNode:
         assert self.manager is not None

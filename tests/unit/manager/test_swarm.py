@@ -139,14 +139,33 @@ async def test_a_taken_port_is_said_and_leaves_nothing_running(tmp_path: Path) -
             await manager.run(asyncio.Event())
 
 
-async def test_a_demoted_manager_ends_by_itself(tmp_path: Path) -> None:
+@pytest.mark.parametrize("which", ["m1", "m2"])
+async def test_of_two_managers_one_is_demoted_and_one_goes_on(tmp_path: Path, which: str) -> None:
+    """The leader (m1) or the follower: a manager that stopped too early would take the quorum along."""
     async with Swarm(tmp_path) as swarm:
-        second, third = await swarm.add_manager("m2"), await swarm.add_manager("m3")
-        node = await swarm.first.control().get_node("m3")
-        await swarm.first.control().update_node("m3", replace(node.spec, role="worker"), node.meta.version)
-        await asyncio.wait_for(third._tasks["manager"], 10)
-        left = {node.id for node in await second.control().list_nodes({}) if node.manager_status is not None}
-        assert left == {swarm.first.identity.node_id, second.identity.node_id}
+        await swarm.add_manager("m2")
+        host, other = swarm.hosts[which], swarm.hosts["m2" if which == "m1" else "m1"]
+        node = await other.control().get_node(which)
+        heard = host.heard
+        heard.clear()
+        await other.control().update_node(which, replace(node.spec, role="worker"), node.meta.version)
+        await swarm.until(lambda: "worker" in heard)
+        await host.stop_manager()
+        await swarm.until(lambda: len(other.control_raft().status().members) == 1)
+        left = [node.id for node in await other.control().list_nodes({}) if node.manager_status is not None]
+        assert left == [other.identity.node_id]
+        await other.control().create_service(service_spec())
+
+
+async def test_a_manager_leaves_and_the_others_agree(tmp_path: Path) -> None:
+    async with Swarm(tmp_path) as swarm:
+        second = await swarm.add_manager("m2")
+        assert swarm.first.manager is not None
+        await swarm.first.manager.leave()
+        await swarm.first.kill()
+        assert len(second.control_raft().status().members) == 1
+        nodes = await second.control().list_nodes({})
+        assert [node.manager_status is not None for node in nodes] == [False, True]
 
 
 def test_founding_with_a_bad_spec_writes_nothing(tmp_path: Path) -> None:
