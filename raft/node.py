@@ -14,7 +14,7 @@ import asyncio
 import itertools
 import logging
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from api.errors import Conflict, ShoalError, Unavailable
@@ -81,6 +81,7 @@ class RaftNode:
         self._leadership_changed = asyncio.Event()
         self._peers: dict[int, str] | None = None
         self._running = False
+        self._writing_since: float | None = None
         self._broken = asyncio.Event()
         self._failure: Exception | None = None
 
@@ -158,7 +159,18 @@ class RaftNode:
             due = max(due + self._config.tick_s, loop.time())
             await asyncio.sleep(due - loop.time())
             self._core.tick()
+            self._maybe_yield_leadership()
             self._pump()
+
+    def _maybe_yield_leadership(self) -> None:
+        """A leader whose disk hangs sends heartbeats but can't answer its callers: let another lead."""
+        limit_s = 2 * self._config.limits.election_tick * self._config.tick_s
+        since = self._writing_since
+        if since is None or self._core.leading is None or asyncio.get_running_loop().time() - since < limit_s:
+            return
+        log.warning("raft leader's disk hangs, handing leadership over")
+        with suppress(ShoalError):  # nobody else to lead
+            self._core.transfer(None)
 
     def _pump(self) -> None:
         """After every input: let out what may go at once, and wake the worker for the rest."""
@@ -175,6 +187,8 @@ class RaftNode:
             self._transport.set_peers(peers)
         if self._core.has_ready():
             self._wake.set()
+        if (self._core.term, self._core.leader) != (self._leadership.term, self._leadership.leader_id):
+            self._note_leadership()  # not only after the next batch: the disk may hang
 
     async def _work_forever(self) -> None:
         while True:
@@ -188,7 +202,9 @@ class RaftNode:
     async def _work(self, ready: Ready) -> None:
         """One batch: persist, send, apply."""
         if ready.hard_state is not None:
+            self._writing_since = asyncio.get_running_loop().time()
             await self._writer.run(self._storage.save, ready.hard_state, ready.snapshot, ready.entries)
+            self._writing_since = None
         self._core.persisted(ready)
         self._transport.send(ready.messages)
         if ready.snapshot is not None:
@@ -204,8 +220,6 @@ class RaftNode:
             self._applied_changed.set()
             self._applied_changed = asyncio.Event()
         self._core.advance()
-        if self._core.leading is None and self._proposals:
-            self._fail_proposals(everything=False)
         self._note_leadership()
         if self._applied - self._core.log.snapshot.index >= self._config.snapshot_interval:
             await self._take_snapshot()
@@ -412,6 +426,8 @@ class RaftNode:
             yield seen
 
     def _note_leadership(self) -> None:
+        if self._core.leading is None and self._proposals:
+            self._fail_proposals(everything=False)
         self._set_leadership(leadership_of(self._core, self._applied))
 
     def _set_leadership(self, now: LeadershipChange) -> None:

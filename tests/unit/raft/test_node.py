@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -240,3 +243,29 @@ async def test_a_member_that_moved_is_found_at_its_new_address(group: Group) -> 
     await leader.node.propose(b"a=1")
     await group.agree("a", "1")
     assert leader.node.status().members[mover.raft_id].addr == mover.addr
+
+
+async def test_a_leader_whose_disk_hangs_lets_another_lead(group: Group) -> None:
+    await group.grow(3)
+    leader = await group.leader()
+    released = threading.Event()
+    storage = leader.node._storage
+    save = storage.save
+
+    def hang(*arguments: Any) -> None:
+        released.wait(20)
+        save(*arguments)
+
+    storage.save = hang  # type: ignore[assignment, method-assign]
+    proposal = asyncio.get_running_loop().create_task(leader.node.propose(b"a=1"))
+    try:
+        async with asyncio.timeout(10):
+            while (await group.leader()) is leader:
+                await asyncio.sleep(0.01)
+        await (await group.leader()).node.propose(b"b=1")
+    finally:
+        released.set()
+    with contextlib.suppress(Unavailable):
+        await proposal
+    await group.agree("b", "1")
+    await group.agree("a", "1")
