@@ -282,6 +282,29 @@ async def test_pause_pids_update(bench: Bench) -> None:
     await bench.runtime.delete(cid)
 
 
+async def test_a_paused_container_stands_still_and_can_be_killed(bench: Bench) -> None:
+    cid, process = await bench.create(["sh", "-c", "while :; do echo x; sleep 0.01; done"])
+    await bench.runtime.start(cid)
+    await wait_for(lambda: bench.log(cid).stat().st_size > 0, "output")
+    await bench.runtime.pause(cid)
+    await asyncio.sleep(0.1)
+    size = bench.log(cid).stat().st_size
+    await asyncio.sleep(0.1)
+    assert bench.log(cid).stat().st_size == size
+    await bench.runtime.resume(cid)
+    await wait_for(lambda: bench.log(cid).stat().st_size > size, "more output")
+    await bench.runtime.pause(cid)
+    async with asyncio.timeout(10):
+        await bench.runtime.kill(cid, signal.SIGKILL)
+        assert (await process.wait()).code == 137
+    await bench.runtime.delete(cid)
+    other, _ = await bench.create(["sleep", "60"])
+    await bench.runtime.start(other)
+    await bench.runtime.pause(other)
+    async with asyncio.timeout(10):
+        await bench.runtime.delete(other)
+
+
 async def test_several_attachers_see_the_same_and_a_stalled_one_is_cut_off(bench: Bench) -> None:
     size = 8_000_000
     cid, process = await bench.create(["sh", "-c", f"yes 0123456789 | head -c {size}; echo done"])

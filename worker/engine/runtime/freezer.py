@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from pathlib import Path
 
@@ -12,14 +13,14 @@ ROOT = Path("/sys/fs/cgroup")
 FREEZE_SECONDS = 10.0
 
 
-async def freeze(pid: int, *, frozen: bool) -> None:
-    """Stop or continue every process in the cgroup of `pid`, and wait until it is so.
+async def freeze(cgroup: str, *, frozen: bool) -> None:
+    """Stop or continue every process in a cgroup (`/shoal/<id>`), and wait until it is so.
 
     Raises:
-        NotFound: the process has gone.
+        NotFound: the cgroup has gone with its last process.
         Conflict: the kernel did not get there in time; it is set back.
     """
-    directory, version = _cgroup(pid, "freezer")
+    directory, version = _directory(cgroup)
     if version == 1:
         file, wanted = directory / "freezer.state", "FROZEN" if frozen else "THAWED"
         state, reached = file, wanted
@@ -34,13 +35,15 @@ async def freeze(pid: int, *, frozen: bool) -> None:
     except TimeoutError:
         file.write_text("THAWED" if version == 1 else "0")
         raise Conflict("the processes could not be frozen in time") from None
-    except FileNotFoundError:
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV):  # the cgroup went with the last process
+            raise
         raise NotFound("no process runs") from None
 
 
-def processes(pid: int) -> list[int]:
-    """Every process in the cgroup of `pid` and below, as host pids in ascending order."""
-    directory, _ = _cgroup(pid, "freezer")
+def processes(cgroup: str) -> list[int]:
+    """Every process in a cgroup and below, as host pids in ascending order. Raises NotFound as `freeze`."""
+    directory, _ = _directory(cgroup)
     found = []
     for folder, _names, files in os.walk(directory):
         if "cgroup.procs" in files:
@@ -64,16 +67,12 @@ def remove_stray_directory(cgroup: str) -> None:
         pass  # it is not there, or not empty and then not ours
 
 
-def _cgroup(pid: int, controller: str) -> tuple[Path, int]:
-    try:
-        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
-    except OSError:
-        raise NotFound("no process runs") from None
-    unified = ""
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controller in controllers.split(","):
-            return ROOT / controller / path.lstrip("/"), 1
-        if not controllers:
-            unified = path
-    return ROOT / unified.lstrip("/"), 2
+def _directory(cgroup: str) -> tuple[Path, int]:
+    """The cgroup's directory and version, by its name and never by /proc/<pid>/cgroup: of a process that is about to
+    end that file names the root."""
+    version = 2 if (ROOT / "cgroup.controllers").exists() else 1
+    name = cgroup.strip("/")
+    directory = (ROOT / "freezer" if version == 1 else ROOT) / name
+    if not name or not directory.is_dir():
+        raise NotFound("no process runs")
+    return directory, version

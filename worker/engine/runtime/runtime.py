@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,7 @@ class MonitorRuntime:
         if process is not None:
             if not process.ended:
                 try:
-                    process.kill(9)
+                    await self._kill(process, signal.SIGKILL)
                 except NotFound:
                     pass  # it ended just now
             try:
@@ -276,7 +277,7 @@ class MonitorRuntime:
     def _exec_lost(self, process: MonitoredProcess) -> None:
         log.error("monitor of an exec died directory=%s trace=%s", process.directory, _trace(process.directory))
         try:
-            process.kill(9)
+            process.kill(signal.SIGKILL)
         except NotFound:
             pass  # it ended, too
         process.give_up(self._lost_exit())
@@ -287,16 +288,25 @@ class MonitorRuntime:
     # --- while it runs -------------------------------------------------------------------------------------------
 
     async def kill(self, container_id: str, signal: int) -> None:
-        self._process(container_id).kill(signal)
+        await self._kill(self._process(container_id), signal)
+
+    async def _kill(self, process: MonitoredProcess, number: int) -> None:
+        process.kill(number)
+        if number == signal.SIGKILL:
+            # cgroup v1: a frozen process does not even die.
+            try:
+                await freezer.freeze(_cgroup(process), frozen=False)
+            except NotFound:
+                pass  # it died
 
     async def pause(self, container_id: str) -> None:
-        await freezer.freeze(self._process(container_id).pid, frozen=True)
+        await freezer.freeze(_cgroup(self._process(container_id)), frozen=True)
 
     async def resume(self, container_id: str) -> None:
-        await freezer.freeze(self._process(container_id).pid, frozen=False)
+        await freezer.freeze(_cgroup(self._process(container_id)), frozen=False)
 
     async def pids(self, container_id: str) -> list[int]:
-        return freezer.processes(self._process(container_id).pid)
+        return freezer.processes(_cgroup(self._process(container_id)))
 
     async def update(self, container_id: str, resources: dict[str, Any]) -> None:
         file = self._process(container_id).directory / "resources.json"
@@ -332,6 +342,10 @@ def _read(file: Path) -> str:
         return file.read_text()
     except OSError:
         return ""
+
+
+def _cgroup(process: MonitoredProcess) -> str:
+    return _read(process.directory / "cgroup")
 
 
 def _read_pid(directory: Path) -> int:
