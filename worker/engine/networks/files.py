@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from api.errors import InvalidArgument
@@ -119,8 +119,3 @@ def check_dns(dns: Iterable[str]) -> None:
             ipaddress.ip_address(server)
         except ValueError:
             raise InvalidArgument(f"{server} is not a valid IP address") from None
-
-
-def lines_for(addresses: Mapping[str, str], names: str) -> list[tuple[str, str]]:
-    """(address, names) for each network's address, in the networks' order."""
-    return [(address, names) for address in addresses.values() if address]

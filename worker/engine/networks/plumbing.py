@@ -100,10 +100,6 @@ class Plumbing:
         ]
         await self._nft.run(rules.whole_table(self.table, bridges, [port for port in published if port not in without]))
 
-    async def remove_rules(self) -> None:
-        """Take the daemon's table out of the kernel."""
-        await self._nft.run(rules.remove_table(self.table))
-
     # --- sandboxes --------------------------------------------------------------------------------------------
 
     def take_ports(self, wished: Iterable[PortWish], container_ip: str) -> tuple[PublishedPort, ...]:

@@ -11,9 +11,12 @@ import contextlib
 import ctypes
 import logging
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from api.errors import Conflict, Internal, InvalidArgument, NotFound
 from api.types.base import Record
@@ -43,6 +46,8 @@ class VolumeRecord(Record, kw_only=True, frozen=True):
     created_ns: int = 0
     holders: tuple[str, ...] = ()
     """Containers that refer to it, running or not."""
+    mounted: tuple[str, ...] = ()
+    """Containers that use the mount its options ask for: kept, so that a new daemon does not take it from them."""
 
 
 class VolumeStore:
@@ -61,6 +66,7 @@ class VolumeStore:
     async def start_up(self) -> None:
         """Read the records; finish removals that a crash cut short. Data that no record names is never touched."""
         self._volumes = await self._records.all(TABLE, VolumeRecord)
+        self._mounted = {name: set(record.mounted) for name, record in self._volumes.items() if record.mounted}
         await self._pool.run(self._sweep)
 
     def _sweep(self) -> None:
@@ -135,14 +141,15 @@ class VolumeStore:
             if holder in users:
                 return self._data(name)
             plan = mount_plan(record.options)
-            if plan is not None and not users:
+            if plan is not None:
                 await self._pool.run(self._mount, self._data(name), plan)
+                await self._save(replace(record, mounted=tuple(sorted({*users, holder}))))
             users.add(holder)
         self._events.publish("volume", "mount", name, {"container": holder, "driver": record.driver})
         return self._data(name)
 
     def _mount(self, target: Path, plan: MountPlan) -> None:
-        if target.is_mount():  # left by a daemon that went away while the container ran on
+        if _is_mounted(target):  # left by a daemon that went away while the container ran on
             return
         arguments = [os.fsencode(plan.source), os.fsencode(target), plan.kind.encode()]
         if _libc.mount(*arguments, plan.flags, plan.data.encode() or None) != 0:
@@ -163,13 +170,15 @@ class VolumeStore:
             users.discard(holder)
             if not users:
                 self._mounted.pop(name, None)
-                if mount_plan(record.options) is not None:
+            if mount_plan(record.options) is not None:
+                if not users:
                     await self._pool.run(self._unmount, self._data(name))
+                await self._save(replace(record, mounted=tuple(sorted(users))))
         if was_user:
             self._events.publish("volume", "unmount", name, {"container": holder, "driver": record.driver})
 
     def _unmount(self, target: Path) -> None:
-        while target.is_mount():
+        while _is_mounted(target):
             if _libc.umount2(os.fsencode(target), _MNT_DETACH) != 0:
                 errno = ctypes.get_errno()
                 raise Internal(f"unmount {target}: {os.strerror(errno).lower()}")
@@ -179,26 +188,19 @@ class VolumeStore:
         async with self._lock:
             record = self._get(name)
             if holder not in record.holders:
-                await self._save(record, (*record.holders, holder))
+                await self._save(replace(record, holders=(*record.holders, holder)))
 
     async def release(self, name: str, holder: str) -> None:
         """The opposite of `hold`; nothing happens for an unknown volume or holder."""
         async with self._lock:
             record = self._volumes.get(name)
             if record is not None and holder in record.holders:
-                await self._save(record, tuple(other for other in record.holders if other != holder))
+                holders = tuple(other for other in record.holders if other != holder)
+                await self._save(replace(record, holders=holders))
 
-    async def _save(self, record: VolumeRecord, holders: tuple[str, ...]) -> None:
-        changed = VolumeRecord(
-            name=record.name,
-            driver=record.driver,
-            options=record.options,
-            labels=record.labels,
-            created_ns=record.created_ns,
-            holders=holders,
-        )
-        await self._records.write(Put(TABLE, record.name, changed))
-        self._volumes[record.name] = changed
+    async def _save(self, record: VolumeRecord) -> None:
+        await self._records.write(Put(TABLE, record.name, record))
+        self._volumes[record.name] = record
 
     # --- what the API needs -----------------------------------------------------------------------------------
 
@@ -243,6 +245,8 @@ class VolumeStore:
 
     def _erase(self, name: str) -> None:
         """First out of the way under a name no volume can have: a crash can't bring half of the data back."""
+        if _is_mounted(self._root / name / "_data"):
+            raise Internal(f"remove {name}: something is still mounted on the volume")
         doomed = self._root / f"{_DOOMED}{hex_id()}"
         (self._root / name).rename(doomed)
         shutil.rmtree(doomed)
@@ -252,6 +256,18 @@ class VolumeStore:
         if record is None:
             raise NotFound(f"get {name}: no such volume")
         return record
+
+
+def _is_mounted(target: Path) -> bool:
+    """Whether anything is mounted exactly there. A bind mount within one file system is told by the mount table alone
+    (`Path.is_mount` compares devices and does not see it)."""
+    wanted = os.fsencode(target.resolve())
+    with open("/proc/thread-self/mountinfo", "rb") as table:
+        return any(_unescaped(line.split(b" ", 5)[4]) == wanted for line in table)
+
+
+def _unescaped(field: bytes) -> bytes:
+    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), field)
 
 
 def matcher(filters: Mapping[str, Sequence[str]]) -> Callable[[VolumeRecord], bool]:
