@@ -1,0 +1,39 @@
+#!/usr/bin/env python3
+"""The front door of the benchmarks: `benchmarks/run.py start` (as root, after script/bootstrap --test).
+
+Each benchmark prints a table and leaves its figures, with the machine's facts and the commit, in benchmarks/results/.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHON = ROOT / ".venv" / "bin" / "python"
+
+
+def main() -> int:
+    """Choose and run one benchmark."""
+    parser = argparse.ArgumentParser(description="Benchmarks of Shoal beside a real dockerd.")
+    commands = parser.add_subparsers(required=True, dest="what")
+    start = commands.add_parser("start", help="docker run --rm busybox true, and a service of 50 replicas")
+    start.add_argument("--runs", type=int, default=30, help="docker run per engine (default 30)")
+    start.add_argument("--replicas", type=int, default=50, help="tasks of the service (default 50; 0: leave it out)")
+    arguments = parser.parse_args()
+    if Path(sys.prefix) != ROOT / ".venv":  # started by the machine's Python
+        os.execv(PYTHON, [str(PYTHON), str(Path(__file__).resolve()), *sys.argv[1:]])
+    sys.path.insert(0, str(ROOT))
+    from benchmarks import start as start_benchmark
+    from lab.paths import LabError
+
+    try:
+        start_benchmark.run(runs=arguments.runs, replicas=arguments.replicas)
+    except LabError as error:
+        print(f"benchmark: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
