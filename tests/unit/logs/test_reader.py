@@ -52,6 +52,38 @@ async def test_selection(tmp_path: Path) -> None:
     assert await read(tmp_path / "none") == []
 
 
+async def test_the_last_lines_are_found_over_chunks_and_files_and_followed_on(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    log = JsonFileLog(str(path), max_bytes=600_000, max_files=9)
+    for number in range(30_000):
+        log.write(1, f"{number}\n".encode())
+    assert path.with_name("log.3").exists()
+    for tail in (0, 1, 5_000, 29_999, 30_000, 99_999):
+        assert await read(path, tail=tail) == list(range(max(0, 30_000 - tail), 30_000))
+    ended = asyncio.Event()
+    lines = read_logs(path, follow=True, tail=2, ended=ended)
+    assert [int((await anext(lines)).data) for _ in range(2)] == [29_998, 29_999]
+    log.write(1, b"30000\n")
+    ended.set()
+    assert [int(line.data) async for line in lines] == [30_000]
+    log.close()
+
+
+async def test_a_line_half_written_when_the_last_are_sought_comes_whole(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    write(path, 1)
+    whole = path.read_bytes()
+    with path.open("ab") as file:
+        file.write(whole[:20])
+    ended = asyncio.Event()
+    lines = read_logs(path, follow=True, tail=1, ended=ended)
+    assert int((await anext(lines)).data) == 1
+    with path.open("ab") as file:
+        file.write(whole[20:])
+    ended.set()
+    assert [int(line.data) async for line in lines] == [1]
+
+
 async def test_damaged_lines_are_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "log"
     write(path, 1)

@@ -85,10 +85,8 @@ async def read_logs(
 
     try:
         if tail >= 0:
-            last: deque[LogLine] = deque(maxlen=tail)
-            while lines := await piece():
-                last.extend(line for line in lines if wanted(line) and (not until_ns or line.time_ns <= until_ns))
-            for line in last:
+            select = _Selection(since_ns, until_ns, frozenset(streams))
+            for line in await pool.run(reader.last, tail, select) if pool is not None else reader.last(tail, select):
                 yield line
         while True:
             # Asked before reading: what was written before the end is then certainly read.
@@ -119,6 +117,16 @@ async def _pause(ended: asyncio.Event | None) -> None:
         pass
 
 
+@dataclass(frozen=True)
+class _Selection:
+    since_ns: int
+    until_ns: int
+    streams: frozenset[str]
+
+    def has(self, line: LogLine) -> bool:
+        return line.stream in self.streams and not (self.until_ns and line.time_ns > self.until_ns)
+
+
 class _Reader:
     """Walks from the oldest rotated file to the present one and on."""
 
@@ -139,6 +147,39 @@ class _Reader:
                     return lines
             elif not self._open_next():
                 return []
+
+    def last(self, count: int, select: _Selection) -> list[LogLine]:
+        """The last `count` selected entries, found from the end; `read` goes on after them."""
+        while True:
+            files = self._present(held=None)
+            if not files:
+                return []
+            if self._open(*files[0]):
+                found = self._last_of(files[1:], count, select)
+                if found is not None:
+                    return found
+            # A rotation moved a file between looking and opening: look again.
+
+    def _last_of(self, older: list[tuple[Path, int]], count: int, select: _Selection) -> list[LogLine] | None:
+        """`last`, with the newest file held; None if an older file is not where it was."""
+        end = os.lseek(self._fd, 0, os.SEEK_END)
+        pieces = _backwards(self._fd, end)
+        self._rest = next(pieces, b"")  # what is not complete yet
+        found: deque[LogLine] = deque()
+        if _collect(found, pieces, count, select):
+            return list(found)
+        for path, inode in older:
+            opened = _open(path, inode)
+            if opened < 0:
+                if not path.exists():
+                    break  # the oldest fell away
+                return None
+            try:
+                if _collect(found, _backwards(opened, os.fstat(opened).st_size), count, select):
+                    break
+            finally:
+                os.close(opened)
+        return list(found)
 
     def _split(self, data: bytes) -> Iterator[LogLine]:
         pieces = (self._rest + data).split(b"\n")
@@ -191,14 +232,10 @@ class _Reader:
             found.setdefault(inode, path)
         return [(path, inode) for inode, path in found.items()]
 
-    def _open(self, path: Path, inode: int | None = None) -> bool:
+    def _open(self, path: Path, inode: int) -> bool:
         """Hold `path` from now on; False if it is not there, or is not the file that had `inode`."""
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:
-            return False
-        if inode is not None and os.fstat(fd).st_ino != inode:
-            os.close(fd)
+        fd = _open(path, inode)
+        if fd < 0:
             return False
         self.close()
         self._fd = fd
@@ -209,3 +246,44 @@ class _Reader:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _open(path: Path, inode: int) -> int:
+    """A descriptor of `path`; -1 if it is not there, or is not the file that had `inode`."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+    if os.fstat(fd).st_ino != inode:
+        os.close(fd)
+        return -1
+    return fd
+
+
+def _backwards(fd: int, end: int) -> Iterator[bytes]:
+    """The lines before `end`, last first; the very first piece is what stands after the last newline."""
+    rest = b""
+    while end > 0:
+        start = max(0, end - CHUNK)
+        pieces = (os.pread(fd, end - start, start) + rest).split(b"\n")
+        rest = pieces.pop(0)
+        if len(rest) > MAX_LINE:
+            rest = b""
+        yield from reversed(pieces)
+        end = start
+    yield rest
+
+
+def _collect(found: deque[LogLine], pieces: Iterator[bytes], count: int, select: _Selection) -> bool:
+    """Put selected entries before those in `found`; True once there are enough, or no older one can be selected."""
+    for piece in pieces:
+        if len(found) >= count:
+            return True
+        line = parse_entry(piece) if piece else None
+        if line is None:
+            continue
+        if line.time_ns < select.since_ns:
+            return True
+        if select.has(line):
+            found.appendleft(line)
+    return len(found) >= count
