@@ -71,8 +71,9 @@ class Exit:
 
 
 class Stream(Protocol):
-    """One attacher of a process. A slow attacher never blocks the process, its log, or other attachers; one that
-    lags more than the buffer (runtime limits) is cut off."""
+    """One attacher of a process. What a slow one has not taken waits in a bounded buffer; when that is full the
+    process is held back, so that nothing is lost (`docker run ... | gzip`). One that takes nothing at all for the stall
+    time (runtime.monitor) is cut off, so that it can't hold the process and the other attachers for longer."""
 
     def __aiter__(self) -> AsyncIterator[tuple[int, bytes]]:
         """(STDOUT or STDERR, data) until the process ends or the stream is closed. With a tty all is STDOUT."""
