@@ -17,6 +17,7 @@ from api.types.dispatch import RaftJoinResponse, RaftPeer
 from api.types.objects import Certificate, ManagerStatus, Node
 from api.types.swarm import NodeSpec
 from manager import operations as ops
+from manager.roles import role_now
 from manager.store.store import Batch, Store
 from manager.store.transitions import Component
 from raft.errors import NotLeader
@@ -93,7 +94,11 @@ class Membership:
     # --- operations ---------------------------------------------------------------------------------------------
 
     async def register_node(self, operation: ops.RegisterNode) -> None:
-        """The node exists from its first certificate on."""
+        """The node exists from its first certificate on.
+
+        Raises Unavailable when the certificate is for a role that the node may not have now: the manager that issued it
+        has not heard yet (a member that Raft has let go never will), and another one has to be asked.
+        """
         certificate = Certificate(role=operation.role, certificate_pem=operation.certificate_pem, state="issued")
 
         def change(batch: Batch) -> None:
@@ -104,6 +109,8 @@ class Membership:
                     raise errors.Forbidden(f"node {operation.node_id} was removed from the swarm")
                 spec = NodeSpec(role=operation.role, availability="active")
                 node = Node(id=operation.node_id, spec=spec)
+            elif operation.role != role_now(node):
+                raise errors.Unavailable(f"node {node.id} is to be a {role_now(node)} now, not a {operation.role}")
             batch.put(msgspec.structs.replace(node, role=operation.role, certificate=certificate))
 
         await self._store.update(Component.MANAGER, change)

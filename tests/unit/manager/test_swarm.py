@@ -12,6 +12,7 @@ from api import errors
 from api.types.objects import NodeState, TaskState
 from api.types.swarm import NodeSpec, RestartPolicy
 from base.clock import NS
+from ca.client import renew
 from manager.founding import found
 from manager.manager import Manager, ManagerConfig
 from tests.unit.manager.swarm import CLOCK, Swarm, free_addr, service_spec
@@ -150,6 +151,10 @@ async def test_of_two_managers_one_is_demoted_and_one_goes_on(tmp_path: Path, wh
         heard.clear()
         await other.control().update_node(which, replace(node.spec, role="worker"), node.meta.version)
         await swarm.until(lambda: "worker" in heard)
+        # Its own manager has not heard of it, and must not be able to certify it a manager again.
+        with pytest.raises(errors.Unavailable, match="is to be a worker"):
+            await renew(host.addr, host.identity)
+        assert (await renew(other.addr, host.identity)).role == "worker"
         await host.stop_manager()
         await swarm.until(lambda: len(other.control_raft().status().members) == 1)
         left = [node.id for node in await other.control().list_nodes({}) if node.manager_status is not None]
