@@ -117,15 +117,14 @@ class Scenario:
 
     def _work(self) -> None:
         for member in self.members.values():
+            if member.up and member.core.leading and self.rng.random() < 0.5:
+                member.read()  # one that was deposed without knowing, too
             if member.up and member.core.leading and self.rng.random() < 0.8:
                 for _ in range(self.rng.choice([1, 1, 5])):
                     self.proposed += 1
                     member.propose(b"%d" % self.proposed)
             elif member.up and self.rng.random() < 0.2:
                 member.read()
-        leader = self._leader()
-        if leader is not None:
-            leader.read()
 
     def _torment(self) -> None:
         faults, rng = self.world.faults, self.rng

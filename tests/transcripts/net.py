@@ -145,8 +145,11 @@ class Net:
 
     def settle(self) -> None:
         """Deliver until nothing is on the way."""
-        while self.pending:
+        for _ in range(1000):
+            if not self.pending:
+                return
             self.deliver()
+        raise AssertionError("the members never stop talking")
 
     def step(self, message: Message) -> None:
         self.cores[message.to].raft.step(message)
@@ -157,9 +160,12 @@ class Net:
         for core in self.cores.values():
             if core.up and core.id != raft_id:
                 self._forget_leader(core)
-        while self.raft(raft_id).leading is None:
+        for _ in range(200):
             self.tick(raft_id)
             self.settle()
+            if self.raft(raft_id).leading is not None:
+                return
+        raise AssertionError(f"{raft_id} was not elected")
 
     def _forget_leader(self, core: Core) -> None:
         leader = core.raft.leader
