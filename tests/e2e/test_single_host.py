@@ -117,6 +117,7 @@ def test_exec(docker: Docker) -> None:
         assert shell.wait() == 6
     missing = docker.run("exec", "box", "nosuchprogram")
     assert missing.code in (126, 127)
+    assert "nosuchprogram" in missing.out
 
 
 @pytest.mark.promise("images.create.b1", "images.create.b3")

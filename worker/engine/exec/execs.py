@@ -13,6 +13,7 @@ from pathlib import Path
 
 from api.errors import Conflict, InvalidArgument, NotFound, ShoalError
 from api.types.exec import ExecAnswer, ExecBody, ExecInspect, ProcessConfig
+from api.wire.stdcopy import frame
 from base.ids import hex_id
 from worker.engine.containers.config import as_list, merge_env
 from worker.engine.containers.detach import parse_keys
@@ -75,6 +76,31 @@ class ExecSession:
         await self._stream.close()
 
 
+class FailedExec:
+    """The client's side of an exec whose command could not be started.
+
+    The client waits for a connection to take over and reads the exit code afterwards, as with a command that ran: it
+    is told in the stream, as dockerd does.
+    """
+
+    def __init__(self, reason: str, *, tty: bool) -> None:
+        text = f"{reason}\r\n".encode()
+        self._said = text if tty else frame(1, text)
+
+    async def run(self, connection: Connection) -> None:
+        """Tell the client and close the connection."""
+        try:
+            await connection.write(self._said)
+            await connection.write_eof()
+        except ConnectionResetError:
+            pass
+        finally:
+            await connection.close()
+
+    async def close(self) -> None:
+        """Nothing runs."""
+
+
 class Execs:
     """All execs of this daemon."""
 
@@ -107,9 +133,11 @@ class Execs:
             raise NotFound(f"No such exec instance: {exec_id}")
         return found
 
-    async def start(self, exec_id: str, *, detach: bool, tty: bool) -> ExecSession | None:
-        """Start it; a session for its client unless detached. Raises Conflict if it was started before, or if the
-        container does not run or is paused."""
+    async def start(self, exec_id: str, *, detach: bool, tty: bool) -> ExecSession | FailedExec | None:
+        """Start it; a session for its client unless detached (then a command that can't be started raises).
+
+        Raises Conflict if it was started before, or if the container does not run or is paused.
+        """
         del tty  # the setting of the create is what counts
         item = self.get(exec_id)
         _check_running(item.container)
@@ -124,6 +152,8 @@ class Execs:
             running = await self._kit.runtime.exec(item.container.id, item.id, process(settings, self._kit.host), io)
         except ShoalError as error:
             item.exit_code = max(exit_code_of(error.message), EXIT_NOT_EXECUTABLE)
+            if attached:
+                return FailedExec(error.message, tty=body.tty)
             raise
         item.process, item.pid, item.running = running, running.pid, True
         stream = await running.attach() if attached else None
