@@ -15,8 +15,11 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
 
 def read_text(root: Path, path: str) -> str:
-    """A small file of the root; empty if it is not there or no regular file."""
-    top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    """A small file of the root; empty if it is not there or no regular file, or if the root has just gone."""
+    try:
+        top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return ""
     try:
         fd = open_in_root(top, path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError:
