@@ -158,11 +158,15 @@ class Scenario:
         if self.rng.random() < 0.5:
             self._crash(leader)
             return
-        companion = self.rng.choice(list(self.members))
+        companion = self.rng.choice(list(self.members)) if len(self.members) > 4 else leader.id
         for other in self.members:
             if other not in (leader.id, companion):
                 self.world.blocked |= {(leader.id, other), (other, leader.id)}
                 self.world.blocked |= {(companion, other), (other, companion)} if self.rng.random() < 0.5 else set()
+        sockets_break = self.rng.random() < 0.7  # then a successor comes while the old leader believes in itself
+        for other in self.members.values():
+            if sockets_break and other.up and (leader.id, other.id) in self.world.blocked:
+                other.core.connection_lost(leader.id)
         for number in range(3):
             leader.propose(b"hunted %d" % number)
 
