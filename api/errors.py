@@ -38,7 +38,11 @@ class Unauthorized(ShoalError):
 
 
 class Unavailable(ShoalError):
-    """It would work, but not now: no leader, no quorum, registry down."""
+    """It would work, but not now: no leader, no quorum."""
+
+
+class Upstream(ShoalError):
+    """A server that is not ours (a registry, an address the user named) failed, refused, or can't be reached."""
 
 
 class NotInSwarm(ShoalError):
@@ -69,6 +73,7 @@ KINDS: tuple[type[ShoalError], ...] = (
     Forbidden,
     Unauthorized,
     Unavailable,
+    Upstream,
     NotInSwarm,
     OutOfSequence,
     NotSupported,

@@ -14,6 +14,7 @@ _STATUS: dict[type[errors.ShoalError], grpc.StatusCode] = {
     errors.Forbidden: grpc.StatusCode.PERMISSION_DENIED,
     errors.Unauthorized: grpc.StatusCode.UNAUTHENTICATED,
     errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.Upstream: grpc.StatusCode.UNKNOWN,
     errors.NotInSwarm: grpc.StatusCode.FAILED_PRECONDITION,
     errors.OutOfSequence: grpc.StatusCode.ABORTED,
     errors.NotSupported: grpc.StatusCode.UNIMPLEMENTED,

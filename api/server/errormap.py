@@ -14,6 +14,7 @@ _STATUS: dict[type[errors.ShoalError], int] = {
     errors.Forbidden: 403,
     errors.Unauthorized: 401,
     errors.Unavailable: 503,
+    errors.Upstream: 500,
     errors.NotInSwarm: 503,
     errors.OutOfSequence: 500,
     errors.NotSupported: 501,

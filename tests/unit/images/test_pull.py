@@ -14,7 +14,7 @@ import pytest
 import zstandard
 from aiohttp import web
 
-from api.errors import InvalidArgument, NotFound, Unavailable
+from api.errors import InvalidArgument, NotFound, Upstream
 from api.types.auth import AuthConfig
 from tests.unit.images.archives import TestImage, digest_of, files, two_layers
 from tests.unit.images.conftest import Host
@@ -207,7 +207,7 @@ class TestRefusals:
         )
 
     async def test_a_registry_that_is_not_there(self, service: ImageService) -> None:
-        with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"):
+        with pytest.raises(Upstream, match=r"127\.0\.0\.1:1"):
             await service.pull("127.0.0.1:1/app")
 
 
@@ -224,7 +224,7 @@ class TestFaults:
     async def test_a_lasting_trouble_fails(self, host: Host, service: ImageService, registry: RegistryServer) -> None:
         registry.add("app", "latest", two_layers())
         registry.fault = lambda request, _seen: web.Response(status=500) if "/blobs/" in request.path else None
-        with pytest.raises(Unavailable, match="500"):
+        with pytest.raises(Upstream, match="500"):
             await service.pull(f"{registry.host}/app")
         assert nothing_left(host)
 
@@ -252,7 +252,7 @@ class TestFaults:
         registry.add("app", "latest", image)
         digest = digest_of(image.blobs()[1])
         registry.blobs[digest] = registry.blobs[digest][:-7]
-        with pytest.raises(Unavailable, match="broke off after"):
+        with pytest.raises(Upstream, match="broke off after"):
             await service.pull(f"{registry.host}/app")
         assert nothing_left(host)
 
@@ -263,7 +263,7 @@ class TestFaults:
         wrong = bytearray(registry.blobs[digest])
         wrong[-1] ^= 1
         registry.blobs[digest] = bytes(wrong)
-        with pytest.raises(Unavailable, match=f"filesystem layer verification failed for digest {digest}"):
+        with pytest.raises(Upstream, match=f"filesystem layer verification failed for digest {digest}"):
             await service.pull(f"{registry.host}/app")
         assert nothing_left(host)
 
@@ -271,7 +271,7 @@ class TestFaults:
         image = two_layers()
         registry.add("app", "latest", image)
         registry.blobs[digest_of(image.blobs()[0])] += bytes(1000)
-        with pytest.raises(Unavailable, match="larger than the manifest says"):
+        with pytest.raises(Upstream, match="larger than the manifest says"):
             await service.pull(f"{registry.host}/app")
         assert nothing_left(host)
 
@@ -279,7 +279,7 @@ class TestFaults:
         image = two_layers()
         registry.add("app", "latest", image)
         registry.blobs[image.id] = image.config.replace(b"amd64", b"amd65")
-        with pytest.raises(Unavailable, match="verification failed"):
+        with pytest.raises(Upstream, match="verification failed"):
             await service.pull(f"{registry.host}/app")
         assert nothing_left(host)
 
@@ -287,7 +287,7 @@ class TestFaults:
         digest = registry.add("app", "latest", two_layers())
         raw, kind = registry.manifests["app", digest]
         registry.manifests["app", digest] = (raw + b" ", kind)
-        with pytest.raises(Unavailable, match=f"manifest verification failed for digest {digest}"):
+        with pytest.raises(Upstream, match=f"manifest verification failed for digest {digest}"):
             await service.pull(f"{registry.host}/app@{digest}")
 
     async def test_a_layer_that_is_not_what_the_configuration_says(

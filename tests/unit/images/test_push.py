@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from api.errors import NotFound, Unavailable
+from api.errors import NotFound, Upstream
 from api.types.auth import AuthConfig
 from tests.unit.images.archives import TestImage, digest_of, files, stream, two_layers
 from tests.unit.images.conftest import Host
@@ -98,7 +98,7 @@ async def test_a_push_that_fails_publishes_nothing(host: Host, service: ImageSer
     await load(service, TestImage([files({"a": b"1"})]), f"{registry.host}/app:v1")
     before = host.files()
     registry.fault = lambda request, _seen: web.Response(status=507) if request.method == "PUT" else None
-    with pytest.raises(Unavailable, match="507"):
+    with pytest.raises(Upstream, match="507"):
         await service.push(f"{registry.host}/app", "v1", None, lambda _message: None)
     assert registry.manifests == {}
     assert host.files() == before

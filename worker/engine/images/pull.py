@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 import aiohttp
 
-from api.errors import InvalidArgument, NotFound, ShoalError, Unavailable
+from api.errors import InvalidArgument, NotFound, ShoalError, Upstream
 from api.types.auth import AuthConfig
 from worker.engine.images import limits
 from worker.engine.images.blobs import BlobWriter
@@ -53,7 +53,7 @@ class Puller:
     async def pull(self, reference: Reference, auth: AuthConfig | None, report: Report) -> str:
         """Pull by tag or digest; returns the image id.
 
-        Raises: NotFound (unknown, or no access), Unavailable (registry unreachable or broken), InvalidArgument
+        Raises: NotFound (unknown, or no access), Upstream (registry unreachable or broken), InvalidArgument
         (damaged or wrong content). Nothing of the image is left then.
         """
         refused: ShoalError | None = None
@@ -62,7 +62,7 @@ class Puller:
                 async with self._session(endpoint, reference, auth) as repository:
                     found = await self._find(repository, reference)
                     return await self._fetch(repository, reference, found, report)
-            except Unavailable as error:
+            except Upstream as error:
                 # A clear "there is no such image" of a mirror says more than a later "no route to host".
                 refused = self._worse(refused, explain(error, reference))
             except NotFound as error:
@@ -76,7 +76,7 @@ class Puller:
 
     @staticmethod
     def _worse(before: ShoalError | None, now: ShoalError) -> ShoalError:
-        return before if isinstance(before, NotFound) and isinstance(now, Unavailable) else now
+        return before if isinstance(before, NotFound) and isinstance(now, Upstream) else now
 
     def _session(self, endpoint: Endpoint, reference: Reference, auth: AuthConfig | None) -> Repository:
         return Repository(endpoint, reference.path, auth, self._config.retry_delay_s)
@@ -196,7 +196,7 @@ class Puller:
             report(state("Verifying Checksum", _key(layer)))
             await disk.run(writer.commit, layer.digest)
         except InvalidArgument as error:
-            raise Unavailable(error.message) from error
+            raise Upstream(error.message) from error
         finally:
             await disk.run(writer.close)
 
@@ -218,7 +218,7 @@ class Puller:
                     last = now
                     report(step("Downloading", writer.size, layer.size, _key(layer)))
         if writer.size < layer.size:
-            raise Unavailable(f"layer {layer.digest} broke off after {writer.size} of {layer.size} bytes")
+            raise Upstream(f"layer {layer.digest} broke off after {writer.size} of {layer.size} bytes")
 
 
 def _key(layer: Descriptor) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from api.errors import NotFound, ShoalError, Unauthorized, Unavailable
+from api.errors import NotFound, ShoalError, Unauthorized, Upstream
 from api.types.auth import AuthConfig
 from base.ids import short_id
 from worker.engine.images import limits, manifest
@@ -53,7 +53,7 @@ class Pusher:
     async def push(self, reference: Reference, auth: AuthConfig | None, report: Report) -> str:
         """Push one tag; returns the digest of its manifest.
 
-        Raises: NotFound (no such tag here, or no access there), Unavailable. Nothing new stays on this host.
+        Raises: NotFound (no such tag here, or no access there), Upstream. Nothing new stays on this host.
         """
         image = self._store.index.references.get(str(reference))
         if image is None:
@@ -70,7 +70,7 @@ class Pusher:
                 raise _explain(error, reference) from error
             except Unauthorized as error:
                 raise _denied(error.message) from error
-            except Unavailable as error:
+            except Upstream as error:
                 refused = error
         assert refused is not None, "there is always an endpoint that is no mirror"
         raise refused
@@ -178,4 +178,4 @@ def _denied(why: str) -> NotFound:
 def _explain(error: RegistryError, reference: Reference) -> ShoalError:
     if error.status in (401, 403):
         return _denied(error.message)
-    return Unavailable(f"failed to push {reference.familiar()}: {error.message}")
+    return Upstream(f"failed to push {reference.familiar()}: {error.message}")

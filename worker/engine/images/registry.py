@@ -23,7 +23,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from api.errors import NotFound, ShoalError, Unauthorized, Unavailable
+from api.errors import NotFound, ShoalError, Unauthorized, Upstream
 from api.types.auth import AuthConfig
 from worker.engine.images import limits
 from worker.engine.images.manifest import ACCEPTED
@@ -61,7 +61,7 @@ class Endpoint:
     verify: bool = True
 
 
-class RegistryError(Unavailable):
+class RegistryError(Upstream):
     """An answer of a registry that is no success; `explain` decides what users see."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
@@ -151,7 +151,7 @@ class Repository:
         self, method: str, url: URL, headers: Mapping[str, str] | None = None, data: Any = None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """One request, logged in when the registry asks for it. Raises RegistryError for a status of 400 or more,
-        Unavailable when it can't be reached."""
+        Upstream when it can't be reached."""
         for attempt in (1, 2):
             used = self._authorization
             async with self._send(method, url, headers, data) as response:
@@ -180,7 +180,7 @@ class Repository:
                 self._answered = True
                 yield response
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise Unavailable(f'{method.capitalize()} "{url}": {str(error) or type(error).__name__}') from error
+            raise Upstream(f'{method.capitalize()} "{url}": {str(error) or type(error).__name__}') from error
 
     async def _log_in(self, challenge: str, used: str) -> None:
         scheme, fields = parse_challenge(challenge)
@@ -223,7 +223,7 @@ class Repository:
                     raise Unauthorized(f"unauthorized: {error.message}") if response.status in (401, 403) else error
                 body = msgspec.json.decode(await response.content.read(limits.MANIFEST_MAX))
         except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError) as error_:
-            raise Unavailable(f"token service {realm}: {str(error_) or type(error_).__name__}") from error_
+            raise Upstream(f"token service {realm}: {str(error_) or type(error_).__name__}") from error_
         token = body.get("token") or body.get("access_token") if isinstance(body, dict) else None
         if not isinstance(token, str) or not token:
             raise Unauthorized(f"token service {realm} gave no token")
@@ -240,7 +240,7 @@ class Repository:
                 if error.status not in _TRANSIENT or attempt == limits.DOWNLOAD_TRIES:
                     raise
                 log.info("registry asks for patience status=%d attempt=%d", error.status, attempt)
-            except Unavailable:
+            except Upstream:
                 # A registry that never answered is not asked five times: the next endpoint may be quicker.
                 if attempt == limits.DOWNLOAD_TRIES or not self._answered:
                     raise
@@ -261,7 +261,7 @@ class Repository:
 
         raw, media_type, digest = await self.retried(fetch)
         if reference.startswith("sha256:") and digest != reference:
-            raise Unavailable(f"manifest verification failed for digest {reference}")
+            raise Upstream(f"manifest verification failed for digest {reference}")
         return raw, media_type, digest
 
     async def small_blob(self, digest: str, size_max: int) -> bytes:
@@ -273,7 +273,7 @@ class Repository:
 
         raw: bytes = await self.retried(fetch)
         if "sha256:" + hashlib.sha256(raw).hexdigest() != digest:
-            raise Unavailable(f"filesystem layer verification failed for digest {digest}")
+            raise Upstream(f"filesystem layer verification failed for digest {digest}")
         return raw
 
     @asynccontextmanager
@@ -350,7 +350,7 @@ async def _small_body(response: aiohttp.ClientResponse, size_max: int, what: str
     async for chunk in response.content.iter_chunked(limits.CHUNK):
         raw += chunk
         if len(raw) > size_max:
-            raise Unavailable(f"{what} is larger than {size_max} bytes")
+            raise Upstream(f"{what} is larger than {size_max} bytes")
     return bytes(raw)
 
 
@@ -381,4 +381,4 @@ def explain(error: ShoalError, reference: Reference) -> ShoalError:
         )
     if error.status == 404:
         return NotFound(f"manifest for {reference.familiar()} not found: {error.message}")
-    return Unavailable(error.message)
+    return Upstream(error.message)

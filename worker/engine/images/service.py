@@ -13,7 +13,7 @@ from typing import TypeVar
 
 import aiohttp
 
-from api.errors import Cancelled, InvalidArgument, NotFound, Unavailable
+from api.errors import Cancelled, InvalidArgument, NotFound, Upstream
 from api.types.auth import AuthConfig
 from api.types.image import ImageHistoryItem, ImageInspect, ImageRemoved, ImageSummary
 from base.clock import rfc3339nano
@@ -81,7 +81,7 @@ class ImageService:
         Args:
             progress: called with Docker's progress objects.
 
-        Raises: InvalidArgument, NotFound, Unavailable. Cancellation stops the downloads and keeps nothing.
+        Raises: InvalidArgument, NotFound, Upstream. Cancellation stops the downloads and keeps nothing.
         """
         return await self._puller.pull(names.parse(reference).tagged(), auth, progress or silent)
 
@@ -100,7 +100,7 @@ class ImageService:
     async def push(self, name: str, tag: str, auth: AuthConfig | None, report: Report) -> None:
         """ "Push an image on the registry": one tag, or all tags of the repository when none is named.
 
-        Raises: InvalidArgument, NotFound, Unavailable.
+        Raises: InvalidArgument, NotFound, Upstream.
         """
         reference = names.parse(name)
         if reference.digest:
@@ -300,8 +300,8 @@ async def _download(source: str, report: Report) -> AsyncIterator[Body]:
     try:
         async with aiohttp.ClientSession(timeout=timeout) as session, session.get(url) as response:
             if response.status >= 400:
-                raise Unavailable(f"Got HTTP status code >= 400: {response.status} {response.reason} ({url})")
+                raise Upstream(f"Got HTTP status code >= 400: {response.status} {response.reason} ({url})")
             report({"status": f"Downloading from {url}"})
             yield response.content.iter_chunked(limits.CHUNK)
     except (aiohttp.ClientError, TimeoutError) as error:
-        raise Unavailable(f"{url}: {str(error) or type(error).__name__}") from error
+        raise Upstream(f"{url}: {str(error) or type(error).__name__}") from error
