@@ -22,6 +22,13 @@ from tests.unit.raft.certificates import Authority, Identity
 CONFIG = RaftConfig(tick_s=0.02, limits=Limits(), snapshot_interval=50, log_entries_for_slow_followers=5)
 
 
+async def handlers_ended() -> None:
+    """grpc's server may return from `stop` a moment before the tasks of its cancelled calls are gone."""
+    async with asyncio.timeout(5):
+        while any(task.get_name() == "rpc_task" for task in asyncio.all_tasks()):
+            await asyncio.sleep(0.001)
+
+
 class Dictionary:
     """`key=value` entries; the result of each is the key's value before."""
 
@@ -136,3 +143,4 @@ class Group:
     async def close(self) -> None:
         for host in self.up():
             await host.stop()
+        await handlers_ended()

@@ -15,6 +15,7 @@ from raft.core.messages import Heartbeat, InstallSnapshot, Message, Snapshot
 from raft.transport.grpc import GrpcTransport
 from raft.transport.methods import QUEUE_MESSAGES, SNAPSHOT, SnapshotChunk
 from tests.unit.raft.certificates import Authority
+from tests.unit.raft.group import handlers_ended
 
 
 @dataclass
@@ -75,6 +76,7 @@ async def ends() -> AsyncIterator[tuple[End, End]]:
     yield one, two
     await one.stop()
     await two.stop()
+    await handlers_ended()
 
 
 async def until(condition: Callable[[], object]) -> None:
