@@ -11,6 +11,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 from api.errors import NotFound
+from api.wire.ipam import AddressPools
 from base.clock import Clock
 from daemon.config import Config
 from worker.engine.containers.engine import Containers
@@ -21,7 +22,6 @@ from worker.engine.images.service import ImageService
 from worker.engine.images.store import ImageStore
 from worker.engine.networks.config import NetworkConfig
 from worker.engine.networks.controller import NetworkController
-from worker.engine.networks.ipam import AddressPools
 from worker.engine.records import Records
 from worker.engine.runtime.runtime import MonitorRuntime
 from worker.engine.volumes.store import VolumeStore

@@ -7,9 +7,9 @@ import pytest
 
 from api.errors import Conflict, Forbidden, InvalidArgument, NotFound, NotSupported
 from api.types.network import IPAM, IPAMConfig, NetworkCreate
+from api.wire.ipam import AddressPools
 from base.ids import hex_id
 from worker.engine.networks.catalog import Catalog, matcher, shown
-from worker.engine.networks.ipam import AddressPools
 from worker.engine.networks.records import EndpointRecord, NetworkRecord, SandboxRecord
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from api.errors import Conflict, InvalidArgument, Unavailable
-from worker.engine.networks.ipam import (
+from api.wire.ipam import (
     AddressPools,
     choose_subnet,
     mac_of,

@@ -10,9 +10,9 @@ from ipaddress import IPv4Network
 
 from api.errors import Conflict, Forbidden, InvalidArgument, NotFound, NotSupported
 from api.types.network import IPAM, IPAMConfig, Network, NetworkContainer, NetworkCreate
+from api.wire.ipam import AddressPools, Subnet, choose_subnet, make_subnet, parse_network
 from base.clock import rfc3339nano
 from worker.engine.networks import records as r
-from worker.engine.networks.ipam import AddressPools, Subnet, choose_subnet, make_subnet, parse_network
 from worker.engine.networks.links import INTERFACE_NAME_MAX
 from worker.engine.networks.records import NetworkRecord, SandboxRecord
 

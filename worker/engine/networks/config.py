@@ -7,7 +7,7 @@ from ipaddress import IPv4Interface
 from pathlib import Path
 
 from api.errors import InvalidArgument
-from worker.engine.networks.ipam import AddressPools
+from api.wire.ipam import AddressPools
 from worker.engine.networks.links import INTERFACE_NAME_MAX
 from worker.engine.networks.rules import ANY
 

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from api.errors import Conflict, Forbidden, Internal, NotFound, ShoalError
 from api.types.endpoint import EndpointSettings
 from api.types.network import Network, NetworkCreate, NetworkCreated
+from api.wire.ipam import choose_subnet
 from base.clock import Clock, SystemClock
 from base.ids import hex_id
 from base.supervise import TaskOwner
@@ -26,7 +27,6 @@ from worker.engine.networks import records as r
 from worker.engine.networks.catalog import PREDEFINED, Catalog, matcher, shown
 from worker.engine.networks.config import NetworkConfig
 from worker.engine.networks.dnsserver import DnsServer, DnsServers
-from worker.engine.networks.ipam import choose_subnet
 from worker.engine.networks.links import EndpointPlan
 from worker.engine.networks.names import NameTable
 from worker.engine.networks.plumbing import Plumbing

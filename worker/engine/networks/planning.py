@@ -11,10 +11,10 @@ from pathlib import Path
 
 from api.errors import Conflict, Forbidden, InvalidArgument
 from api.types.endpoint import EndpointIPAMConfig, EndpointSettings, PortBinding
+from api.wire.ipam import mac_of, parse_address
 from base.ids import hex_id, short_id
 from worker.engine.networks import files, ports
 from worker.engine.networks.catalog import Catalog
-from worker.engine.networks.ipam import mac_of, parse_address
 from worker.engine.networks.links import EndpointPlan
 from worker.engine.networks.records import EndpointRecord, NetworkRecord, PublishedPort, SandboxRecord
 from worker.engine.parts import NetworkRequest, Sandbox

@@ -17,10 +17,10 @@ from typing import Concatenate, ParamSpec, TypeVar
 from pyroute2.netlink.exceptions import NetlinkError
 
 from api.errors import Internal
+from api.wire.ipam import parse_routes
 from base.offload import Pool
 from worker.engine.networks import links, rules
 from worker.engine.networks.flows import forget_udp
-from worker.engine.networks.ipam import parse_routes
 from worker.engine.networks.links import BridgePlan, EndpointPlan, Links
 from worker.engine.networks.nft import Nft
 from worker.engine.networks.ports import HostPorts, PortWish
