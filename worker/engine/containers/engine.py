@@ -28,6 +28,7 @@ from worker.engine.containers.changes import Changes
 from worker.engine.containers.create import Creator
 from worker.engine.containers.exits import Exits
 from worker.engine.containers.export import Exporter
+from worker.engine.containers.health import HealthChecks
 from worker.engine.containers.inspect import Inspector
 from worker.engine.containers.kit import Kit, Layout
 from worker.engine.containers.lifecycle import Lifecycle
@@ -84,6 +85,7 @@ class Containers:
         starter = Starter(kit, rootfs, exits.watch)
         exits.start = starter.start
         self.execs = Execs(kit)
+        exits.began = HealthChecks(kit, self.execs).begin
         self._logs = Logs(kit)
         self._creator = Creator(kit, rootfs, starter)
         self._lifecycle = Lifecycle(kit, starter, exits)

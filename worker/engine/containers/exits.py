@@ -29,9 +29,13 @@ class Exits:
         self._rootfs = rootfs
         self.start: Callable[[Container], Awaitable[None]] | None = None
         """Starts a container whose lock is held; joined by the engine."""
+        self.began: Callable[[Container], None] | None = None
+        """Told of every run that is watched from now on; joined by the engine."""
 
     def watch(self, container: Container, process: Process) -> None:
         """Wait for the end of `process` in the background."""
+        if self.began is not None:
+            self.began(container)
         self._kit.owner.spawn(self._watch(container, process), name=f"watch {container.id[:12]}")
 
     async def _watch(self, container: Container, process: Process) -> None:

@@ -45,7 +45,7 @@ class Container:
         self.restart_task: asyncio.Task[None] | None = None
         self.execs: set[str] = set()
         self.health: Any = None
-        """The state of its health check while it runs (health.Watch)."""
+        """The state of its health check (`health.Watch`), None without one."""
 
     @property
     def id(self) -> str:
