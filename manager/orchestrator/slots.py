@@ -115,6 +115,8 @@ def plan_slot(context: Context, slot: Slot, *, may_update: bool, may_create: boo
     if task is None:
         replace = newest is None or not settled(slot) or (may_update and is_dirty(newest, context.service))
     elif task.status.state.terminal:
+        if not (may_update and is_dirty(task, context.service)) and not _due(context, slot, task, plan):
+            return plan
         replace = should_restart(task, slot.tasks)
         plan.puts.append(end(task))
     elif not fits(task, context.nodes) or (may_update and is_dirty(task, context.service)):
@@ -139,11 +141,19 @@ def settled(slot: Slot) -> bool:
 
 
 def _release(context: Context, slot: Slot, task: Task, plan: SlotPlan) -> None:
-    before = [other for other in slot.tasks if other.id != task.id]
-    when = release_time(task, before, context.nodes)
-    if when is None:
-        return
-    if when <= context.now:
+    if _due(context, slot, task, plan):
         plan.puts.append(end(task, TaskState.RUNNING))
-    else:
-        plan.wake_at = when
+
+
+def _due(context: Context, slot: Slot, task: Task, plan: SlotPlan) -> bool:
+    """Whether the time has come for a task that is held at READY; if not, the plan says when to look again.
+
+    One that fails while it is held is followed only then, or a task that can't even be prepared would have no delay.
+    """
+    if task.desired_state is not TaskState.READY:
+        return True
+    when = release_time(task, [other for other in slot.tasks if other.id != task.id], context.nodes)
+    if when is None or when <= context.now:
+        return when is not None
+    plan.wake_at = when
+    return False

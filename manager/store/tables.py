@@ -50,7 +50,9 @@ TASKS: Final = Table(
         "state": lambda task: task.status.state.label,
     },
 )
-NETWORKS: Final = Table("networks", SwarmNetwork, {"name": lambda network: network.name}, lambda network: network.name)
+NETWORKS: Final = Table(
+    "networks", SwarmNetwork, {"name": lambda network: network.spec.name}, lambda network: network.spec.name
+)
 
 TABLES: Final = {table.name: table for table in (CLUSTERS, NODES, SERVICES, TASKS, NETWORKS)}
 TABLE_OF: Final[dict[type[Any], Table]] = {table.kind: table for table in TABLES.values()}

@@ -91,6 +91,17 @@ def test_a_failed_task_is_followed_by_one_that_waits_for_the_delay() -> None:
     assert summary(plan(service, [ended, waiting], now=10_007)) == [[(waiting.id, 1, "running")]]
 
 
+def test_a_task_that_fails_while_it_waits_is_followed_after_the_delay() -> None:
+    service = make.service()
+    ended = make.task(service, 1, state=S.REJECTED, desired=S.SHUTDOWN)
+    rejected = make.task(service, 1, state=S.REJECTED, desired=S.READY, created=100)
+    early = plan(service, [ended, rejected], now=101)
+    assert (early.groups, early.wake_at) == ([], 105 * NS)
+    assert len(plan(service, [ended, rejected], now=105).groups[0]) == 2
+    mended = make.service(task=make.template("busybox:2"), version=2)
+    assert replaced(plan(mended, [ended, rejected], now=101)) == [1], "a new spec need not wait"
+
+
 def test_the_default_delay_is_five_seconds() -> None:
     service = make.service()
     ended = make.task(service, 1, state=S.FAILED, desired=S.SHUTDOWN)
