@@ -104,6 +104,8 @@ def swarm_spec(spec: SwarmSpec) -> None:
             if external.protocol != "cfssl":
                 raise InvalidArgument(f'CAConfig.ExternalCAs: invalid protocol: "{external.protocol}"')
         raise NotSupported("CAConfig.ExternalCAs: external certificate authorities are not supported yet")
+    if spec.task_defaults.log_driver is not None:
+        raise NotSupported("TaskDefaults.LogDriver is not supported yet: name the driver in each service")
     if spec.encryption_config.auto_lock_managers:
         raise NotSupported("EncryptionConfig.AutoLockManagers is not supported yet")
 

@@ -23,11 +23,6 @@ class Table:
     unique: Callable[[Any], str] | None = None
     """The name under which two objects of the table can't both exist."""
 
-    @property
-    def noun(self) -> str:
-        """For messages: `service`."""
-        return self.name.removesuffix("s")
-
 
 def slot_key(service_id: str, slot: int, node_id: str) -> str:
     """A replicated service's slot by its number, a global service's by its node."""

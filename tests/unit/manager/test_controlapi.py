@@ -30,6 +30,7 @@ from api.types.swarm import (
     ServiceMode,
     ServiceSpec,
     SwarmSpec,
+    TaskDefaults,
     TaskSpec,
     UpdateConfig,
 )
@@ -166,6 +167,11 @@ def test_defaults_are_canonical_and_stable() -> None:
     ("bad", "kind", "words"),
     [
         (SwarmSpec(name="other"), errors.InvalidArgument, 'must be named "default"'),
+        (
+            SwarmSpec(name="default", task_defaults=TaskDefaults(log_driver=Driver(name="none"))),
+            errors.NotSupported,
+            "TaskDefaults",
+        ),
         (
             SwarmSpec(name="default", raft=RaftConfig(heartbeat_tick=3, election_tick=2)),
             errors.InvalidArgument,
