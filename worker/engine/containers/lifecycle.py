@@ -40,8 +40,13 @@ class Lifecycle:
                 raise Conflict("container is marked for removal and cannot be started")
             if status is Status.RESTARTING:
                 await self._exits.call_off(container)
+            await self._start_afresh(container)
+
+    async def _start_afresh(self, container: Container) -> None:
+        """A start that a user asked for forgets the failures before it."""
+        if container.record.failures:
             await self._kit.store.save(container, failures=0)
-            await self._starter.start(container)
+        await self._starter.start(container)
 
     async def stop(self, ref: str, timeout_s: int | None) -> None:
         """The stop signal, then SIGKILL after `timeout_s` (None: 10; below 0: never). Raises NotModified if it does
@@ -87,8 +92,7 @@ class Lifecycle:
                 raise Conflict("container is marked for removal and cannot be started")
             if container.live:
                 await self._stop(container, timeout_s)
-            await self._kit.store.save(container, failures=0)
-            await self._starter.start(container)
+            await self._start_afresh(container)
         self._kit.events.publish("container", "restart", container.id, container.attributes())
 
     async def kill(self, ref: str, signal: str = "") -> None:

@@ -44,8 +44,6 @@ class Surroundings:
     pid_ns: str = ""
     ipc_ns: str = ""
     shm_source: str = ""
-    host_name: str = ""
-    """The machine's own host name, for containers in the host's uts namespace."""
 
 
 def settings(record: ContainerRecord, layout: Layout, around: Surroundings, host: Host) -> ContainerSettings:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -134,7 +133,6 @@ class Starter:
             pid_ns=pid_ns,
             ipc_ns=ipc_ns,
             shm_source=ipc_ns.replace("/ns/ipc", "/root/dev/shm") if ipc_ns.startswith("/") else "",
-            host_name=socket.gethostname(),
         )
 
     def request(self, record: ContainerRecord, *, checking: bool = False) -> NetworkRequest:

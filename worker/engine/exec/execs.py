@@ -150,6 +150,8 @@ class Execs:
         try:
             settings = await self._settings(item)
             running = await self._kit.runtime.exec(item.container.id, item.id, process(settings, self._kit.host), io)
+        except NotFound as error:  # the container ended since it was looked at
+            raise Conflict(f"Container {item.container.id} is not running") from error
         except ShoalError as error:
             item.exit_code = max(exit_code_of(error.message), EXIT_NOT_EXECUTABLE)
             if attached:
