@@ -13,13 +13,14 @@ from pathlib import Path
 
 from api.errors import NotSupported
 from api.types.auth import AuthConfig
-from api.types.objects import EngineDescription, NodeDescription
+from api.types.objects import NodeDescription
 from api.types.system import IndexConfig, PluginNames, RegistryConfig, SwarmInfo, SystemInfo, VersionInfo
 from api.wire import versions
 from base.clock import Clock, rfc3339nano
 from daemon import VERSION
 from daemon.config import Config
 from daemon.engine import Engine
+from worker.agent.description import MEMINFO, describe, memory_bytes
 from worker.engine.events.bus import Subscription
 from worker.engine.runtime.host import read_host
 
@@ -36,6 +37,7 @@ class System:
         self._clock = clock
         self._swarm = swarm
         self._host = read_host()
+        self._memory = memory_bytes(MEMINFO.read_text())
         self._id = _engine_id(config.data_root)
 
     def version(self) -> VersionInfo:
@@ -79,7 +81,7 @@ class System:
             architecture=platform.machine(),
             registry_config=_registries(self._config),
             ncpu=len(os.sched_getaffinity(0)),
-            mem_total=memory_bytes(),
+            mem_total=self._memory,
             http_proxy=os.environ.get("HTTP_PROXY", ""),
             https_proxy=os.environ.get("HTTPS_PROXY", ""),
             no_proxy=os.environ.get("NO_PROXY", ""),
@@ -103,18 +105,7 @@ class System:
         """This node, for the managers: what the scheduler may count on."""
         labels = dict(label.partition("=")[::2] for label in self._config.labels)
         plugins = [("Volume", name) for name in VOLUME_DRIVERS] + [("Network", name) for name in NETWORK_DRIVERS]
-        return NodeDescription(
-            hostname=socket.gethostname(),
-            architecture=platform.machine(),
-            nano_cpus=len(os.sched_getaffinity(0)) * 1_000_000_000,
-            memory_bytes=memory_bytes(),
-            engine=EngineDescription(engine_version=VERSION, labels=labels, plugins=plugins),
-        )
-
-
-def memory_bytes() -> int:
-    """Physical memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return describe(VERSION, labels, plugins)
 
 
 def _registries(config: Config) -> RegistryConfig:

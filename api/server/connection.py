@@ -5,7 +5,7 @@ until a whole head is here (`api.wire.head`); if that request takes the connecti
 the parser and the rest waits in `held` until `RawStream` takes the transport.
 
 This leans on aiohttp's RequestHandler (`data_received`, `eof_received`, `_messages`); the dependency's
-range is narrow and tests/integration/test_hijack.py pins the behaviour.
+range is narrow, and tests/unit/api/test_server.py and test_connection.py pin the behaviour.
 """
 
 from __future__ import annotations
