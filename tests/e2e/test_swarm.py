@@ -212,7 +212,7 @@ def test_a_killed_leader_is_replaced(swarm_lab: Lab) -> None:
         found = leader(swarm_lab, others[0])
         return found if found != first else None
 
-    second = until(replaced, timeout_s=20, what="a new leader")
+    second = until(replaced, timeout_s=10, what="a new leader")  # the aim is 3 s; a busy machine is given more
     print(f"a new leader after {time.monotonic() - killed:.1f} s")
     assert second in others
     follower = next(host for host in others if host != second)
@@ -230,10 +230,10 @@ def test_the_tasks_of_a_dead_host_run_elsewhere(swarm_lab: Lab) -> None:
     docker.ok("service", "create", "--name", "saved", "--replicas", "5", "busybox", "sleep", "1d")
     assert "w2" in wait_running(swarm_lab, "saved", 5)
     swarm_lab.power_off("w2")
-    until(node_is(swarm_lab, "w2", "Down"), timeout_s=60, what="w2 to be seen as Down", interval_s=0.2)
+    until(node_is(swarm_lab, "w2", "Down"), timeout_s=30, what="w2 to be seen as Down", interval_s=0.2)
     until(
         lambda: sum(map(len, containers(swarm_lab, "saved", ("m1", "m2", "m3", "w1")).values())) == 5,
-        timeout_s=60,
+        timeout_s=20,
         what="five containers on the hosts that are left",
     )
     swarm_lab.start("w2")
