@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from api.types.base import Record
 from api.types.dispatch import RaftJoinResponse
-from api.types.swarm import NodeSpec, ServiceSpec, SwarmSpec
+from api.types.swarm import NetworkSpec, NodeSpec, ServiceSpec, SwarmSpec
 
 
 class Operation(Record, frozen=True, kw_only=True):
@@ -31,6 +31,14 @@ class UpdateService(Operation, frozen=True, kw_only=True):
 
 
 class RemoveService(Operation, frozen=True, kw_only=True):
+    ref: str
+
+
+class CreateNetwork(Operation, frozen=True, kw_only=True):
+    spec: NetworkSpec
+
+
+class RemoveNetwork(Operation, frozen=True, kw_only=True):
     ref: str
 
 
@@ -87,6 +95,8 @@ OPERATIONS: Final[dict[type[Operation], Any]] = {
     CreateService: str,
     UpdateService: None,
     RemoveService: None,
+    CreateNetwork: str,
+    RemoveNetwork: None,
     UpdateNode: None,
     RemoveNode: None,
     UpdateCluster: None,

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from api.types.cluster import SwarmInit, SwarmJoin
-from api.types.objects import Cluster, Node, Service, Task
-from api.types.swarm import NodeSpec, ServiceSpec, SwarmSpec
+from api.types.objects import Cluster, Node, Service, SwarmNetwork, Task
+from api.types.swarm import NetworkSpec, NodeSpec, ServiceSpec, SwarmSpec
 
 NOT_A_MANAGER = (
     'This node is not a swarm manager. Use "docker swarm init" or "docker swarm join" to connect this node to swarm '
@@ -61,6 +61,16 @@ class ControlBackend(Protocol):
     async def update_service(self, ref: str, spec: ServiceSpec, version: int, auth: str = "") -> None: ...
 
     async def remove_service(self, ref: str) -> None: ...
+
+    async def list_networks(self) -> list[SwarmNetwork]: ...
+
+    async def get_network(self, ref: str) -> SwarmNetwork: ...
+
+    async def create_network(self, spec: NetworkSpec) -> str:
+        """Returns the new network's id."""
+        ...
+
+    async def remove_network(self, ref: str) -> None: ...
 
     async def list_tasks(self, filters: Filters) -> list[Task]: ...
 

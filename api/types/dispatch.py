@@ -6,6 +6,7 @@ The server takes the node's identity from its certificate, never from a message.
 from __future__ import annotations
 
 from api.types.base import Record
+from api.types.dataplane import Overlay, OverlayService
 from api.types.objects import NodeDescription, Task, TaskStatus
 
 
@@ -69,6 +70,12 @@ class AssignmentsMessage(Record, frozen=True, kw_only=True):
     """Raft index that this message brings the node up to."""
     update_tasks: list[Task] = []
     remove_tasks: list[str] = []
+    update_networks: list[Overlay] = []
+    remove_networks: list[str] = []
+    """Network ids; their services go with them."""
+    update_services: list[OverlayService] = []
+    remove_services: list[str] = []
+    """Keys of `OverlayService`."""
 
 
 class GetRootCARequest(Record, frozen=True, kw_only=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 
 from api.types.base import Record
-from api.types.swarm import NodeSpec, PortConfig, ServiceSpec, SwarmSpec, TaskSpec
+from api.types.swarm import IPAMPool, NetworkSpec, NodeSpec, PortConfig, ServiceSpec, SwarmSpec, TaskSpec
 
 
 class TaskState(enum.IntEnum):
@@ -97,6 +97,13 @@ class Certificate(Record, frozen=True, kw_only=True):
     message: str = ""
 
 
+class NetworkAttachment(Record, frozen=True, kw_only=True):
+    network_id: str
+    addresses: list[str] = []
+    """With prefix length, `10.0.0.3/24`."""
+    aliases: list[str] = []
+
+
 class Node(Record, frozen=True, kw_only=True):
     id: str
     meta: Meta = Meta()
@@ -107,6 +114,8 @@ class Node(Record, frozen=True, kw_only=True):
     role: str = "worker"
     """The role the node has now (its certificate); `spec.role` is the role it should have."""
     certificate: Certificate = Certificate()
+    attachments: list[NetworkAttachment] = []
+    """The node's own place on networks: its gate of the routing mesh on the ingress network."""
 
 
 class UpdateStatus(Record, frozen=True, kw_only=True):
@@ -151,12 +160,6 @@ class TaskStatus(Record, frozen=True, kw_only=True):
     container_id: str = ""
     pid: int = 0
     exit_code: int = 0
-
-
-class NetworkAttachment(Record, frozen=True, kw_only=True):
-    network_id: str
-    addresses: list[str] = []
-    aliases: list[str] = []
 
 
 class Task(Record, frozen=True, kw_only=True):
@@ -206,10 +209,16 @@ class Cluster(Record, frozen=True, kw_only=True):
 
 
 class SwarmNetwork(Record, frozen=True, kw_only=True):
-    """A swarm-scoped network. Room for issue 7: specs are stored, nothing is programmed yet."""
+    """A network of swarm scope. The allocator fills in what the spec leaves open."""
 
     id: str
     meta: Meta = Meta()
-    name: str = ""
-    spec: bytes = b"{}"
-    """JSON, as the network router took it."""
+    spec: NetworkSpec = NetworkSpec()
+    vni: int = 0
+    """VXLAN network id; 0 until it is allocated."""
+    pools: list[IPAMPool] = []
+    """The subnets with their gateways, as allocated."""
+
+    @property
+    def allocated(self) -> bool:
+        return self.vni != 0

@@ -140,6 +140,32 @@ class ServiceSpec(Spec, frozen=True, kw_only=True):
     endpoint_spec: EndpointSpec | None = None
 
 
+class IPAMPool(Spec, frozen=True, kw_only=True):
+    """One subnet as the user wishes it; addresses are text."""
+
+    subnet: str = ""
+    range: str = ""
+    gateway: str = ""
+    auxiliary: dict[str, str] = {}
+
+
+class IPAMOptions(Spec, frozen=True, kw_only=True):
+    driver: Driver = Driver()
+    configs: list[IPAMPool] = []
+
+
+class NetworkSpec(Spec, frozen=True, kw_only=True):
+    """A network of swarm scope, as `POST /networks/create` asks for it (v1.24 section 3.5)."""
+
+    name: str = ""
+    labels: dict[str, str] = {}
+    driver_configuration: Driver = Driver()
+    internal: bool = False
+    attachable: bool = False
+    ingress: bool = False
+    ipam_options: IPAMOptions = IPAMOptions()
+
+
 class NodeSpec(Spec, frozen=True, kw_only=True):
     name: str = ""
     labels: dict[str, str] = {}

@@ -10,10 +10,11 @@ from typing import Any, Protocol
 import msgspec
 
 from api.errors import ShoalError
-from api.types.objects import Cluster, Node, Service, Task
-from api.types.swarm import NodeSpec, ServiceSpec, SwarmSpec
+from api.types.objects import Cluster, Node, Service, SwarmNetwork, Task
+from api.types.swarm import NetworkSpec, NodeSpec, ServiceSpec, SwarmSpec
 from manager import operations as ops
 from manager.controlapi.lookup import Filters, find_node, find_service, find_task, list_nodes, list_services, list_tasks
+from manager.controlapi.networks import find_network
 from manager.store.store import Store
 from manager.store.view import View
 
@@ -102,6 +103,20 @@ class Control:
 
     async def remove_service(self, ref: str) -> None:
         await self._leader.execute(ops.RemoveService(ref=ref))
+
+    # --- networks -----------------------------------------------------------------------------------------------
+
+    async def list_networks(self) -> list[SwarmNetwork]:
+        return (await self._view()).all(SwarmNetwork)
+
+    async def get_network(self, ref: str) -> SwarmNetwork:
+        return find_network(await self._view(), ref)
+
+    async def create_network(self, spec: NetworkSpec) -> str:
+        return str(await self._leader.execute(ops.CreateNetwork(spec=spec)))
+
+    async def remove_network(self, ref: str) -> None:
+        await self._leader.execute(ops.RemoveNetwork(ref=ref))
 
     # --- tasks --------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import re
 
 import msgspec
 
-from api.errors import Forbidden, InvalidArgument, NotFound, NotSupported
+from api.errors import Forbidden, InvalidArgument, NotSupported
 from api.types.swarm import (
     ContainerSpec,
     EndpointSpec,
@@ -205,13 +205,14 @@ def _resources(field: str, resources: Resources | None) -> None:
 
 
 def _networks(spec: ServiceSpec) -> None:
-    """Overlay networks come later: none exists that a service could be attached to."""
+    """What can be said of the names alone; `networks.with_networks` finds them."""
     for attachment in [*spec.networks, *spec.task_template.networks]:
         if attachment.target in PREDEFINED_NETWORKS:
             raise Forbidden(f"network {attachment.target} is not eligible for docker services")
         if attachment.target == "ingress":
             raise InvalidArgument('Service cannot be explicitly attached to the ingress network "ingress"')
-        raise NotFound(f"network {attachment.target} not found")
+        if not attachment.target:
+            raise InvalidArgument("Networks: a network's name or id is needed")
 
 
 def _endpoint(endpoint: EndpointSpec | None) -> None:

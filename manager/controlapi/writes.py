@@ -11,11 +11,11 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from api.errors import Conflict, InvalidArgument, NotSupported, OutOfSequence
-from api.types.objects import Cluster, JoinTokens, Node, NodeState, Service
+from api.types.objects import Cluster, JoinTokens, Node, NodeState, Service, SwarmNetwork
 from api.types.swarm import ServiceSpec
 from base.ids import swarm_id
 from manager import operations as ops
-from manager.controlapi import validate
+from manager.controlapi import networks, validate
 from manager.controlapi.defaults import filled
 from manager.controlapi.lookup import find_node, find_service
 from manager.controlapi.names import random_name
@@ -49,6 +49,8 @@ class Writes:
             ops.CreateService: self.create_service,
             ops.UpdateService: self.update_service,
             ops.RemoveService: self.remove_service,
+            ops.CreateNetwork: self.create_network,
+            ops.RemoveNetwork: self.remove_network,
             ops.UpdateNode: self.update_node,
             ops.RemoveNode: self.remove_node,
             ops.UpdateCluster: self.update_cluster,
@@ -66,8 +68,9 @@ class Writes:
         def change(batch: Batch) -> str:
             if batch.view.service_named(spec.name) is not None:
                 raise Conflict(f"name conflicts with an existing object: service {spec.name} already exists")
-            _check_ports(batch.view, spec, "")
-            service = Service(id=swarm_id(), spec=spec, registry_auth=operation.auth)
+            found = networks.with_networks(batch.view, spec)
+            _check_ports(batch.view, found, "")
+            service = Service(id=swarm_id(), spec=found, registry_auth=operation.auth)
             batch.put(service)
             return service.id
 
@@ -85,6 +88,7 @@ class Writes:
                 raise NotSupported("renaming services is not supported")
             if (spec.mode.global_ is None) != (service.spec.mode.global_ is None):
                 raise NotSupported("service mode change is not allowed")
+            spec = networks.with_networks(batch.view, spec)
             _check_ports(batch.view, spec, service.id)
             batch.put(
                 msgspec.structs.replace(
@@ -100,6 +104,27 @@ class Writes:
 
     async def remove_service(self, operation: ops.RemoveService) -> None:
         await self._update(lambda batch: batch.delete(find_service(batch.view, operation.ref)))
+
+    # --- networks -----------------------------------------------------------------------------------------------
+
+    async def create_network(self, operation: ops.CreateNetwork) -> str:
+        spec = networks.network_spec(operation.spec)
+
+        def change(batch: Batch) -> str:
+            networks.check_new(batch.view, spec)
+            network = SwarmNetwork(id=swarm_id(), spec=spec)
+            batch.put(network)
+            return network.id
+
+        return await self._update(change)
+
+    async def remove_network(self, operation: ops.RemoveNetwork) -> None:
+        def change(batch: Batch) -> None:
+            network = networks.find_network(batch.view, operation.ref)
+            networks.check_unused(batch.view, network)
+            batch.delete(network)
+
+        await self._update(change)
 
     # --- nodes --------------------------------------------------------------------------------------------------
 

@@ -35,21 +35,27 @@ from api.types.dispatch import (
 )
 from api.types.objects import Node, NodeDescription, NodeState, NodeStatus
 from base.clock import NS
-from manager.dispatcher.assignments import difference, wanted
+from manager.dispatcher.draining import POLL_S, Draining
 from manager.dispatcher.liveness import DEFAULT_PERIOD_NS, Liveness
+from manager.dispatcher.networks import NetworkTruth
+from manager.dispatcher.orders import Orders
 from manager.dispatcher.sessions import Session, Sessions
 from manager.dispatcher.statuses import StatusWriter
 from manager.roles import role_now
 from manager.store.store import Batch, Store
 from manager.store.transitions import Component
 from manager.store.view import View
+from manager.store.watch import Batch as Changes
+from manager.store.watch import Watch
 
 log = logging.getLogger(__name__)
 
 CHECK_S = 0.5
 """How often heartbeats are judged."""
-TASKS_PER_MESSAGE = 500
-"""So that an assignments message stays under the RPC's size limit."""
+
+
+NETWORK_TABLES = ("tasks", "services", "networks", "nodes")
+"""What a node's networks are derived from."""
 
 
 class Dispatcher:
@@ -61,6 +67,9 @@ class Dispatcher:
         self._sessions = Sessions()
         self._liveness = Liveness()
         self._statuses = StatusWriter(store)
+        self._draining = Draining()
+        self._truth = NetworkTruth()
+        self._changes: Watch | None = None
         self._serving = False
 
     def handlers(self) -> dict[Method[Any, Any], tuple[frozenset[str], Handler]]:
@@ -76,15 +85,22 @@ class Dispatcher:
         """Serve until cancelled; then every session ends, and its node looks for the next leader."""
         self._liveness = Liveness()
         self._statuses = StatusWriter(self._store)
-        self._serving = True
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._statuses.run(), name="statuses")
-                group.create_task(self._watch_heartbeats(), name="heartbeats")
-                group.create_task(self._watch_removals(), name="removals")
-        finally:
-            self._serving = False
-            self._sessions.end_all(self._not_leader())
+        self._draining = Draining()
+        self._truth = NetworkTruth()
+        async with self._store.watch(NETWORK_TABLES) as changes:
+            self._changes = changes
+            self._truth.refresh(self._store.view(), None)
+            self._serving = True
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._statuses.run(), name="statuses")
+                    group.create_task(self._watch_networks(changes), name="networks")
+                    group.create_task(self._watch_heartbeats(), name="heartbeats")
+                    group.create_task(self._watch_removals(), name="removals")
+            finally:
+                self._serving = False
+                self._changes = None
+                self._sessions.end_all(self._not_leader())
 
     # --- the calls ----------------------------------------------------------------------------------------------
 
@@ -115,6 +131,7 @@ class Dispatcher:
         self._require_leader()
         self._sessions.require(peer.node_id, request.session_id)
         self._liveness.heard(peer.node_id, self._store.clock.monotonic(), self._period_s())
+        self._draining.acknowledge(peer.node_id, request.applied_index)
         node = self._store.view().get(Node, peer.node_id)
         if node is not None and node.status.state is not NodeState.READY:
             await self._set_state(peer.node_id, NodeState.READY, "", node.status.addr)
@@ -131,37 +148,33 @@ class Dispatcher:
         """First everything that the node shall do, then each change."""
         self._require_leader()
         session = self._sessions.require(peer.node_id, request.session_id)
-        async with self._store.watch(("tasks",)) as watch:
+        progress = self._draining.open(peer.node_id)
+        async with self._store.watch(NETWORK_TABLES) as watch:
             session.attach(watch)
             try:
+                orders = Orders(peer.node_id, self._truth, self._draining)
                 view = self._store.view()
-                sent = wanted(view.tasks_on_node(peer.node_id))
-                sequence = 0
-                yield AssignmentsMessage(
-                    complete=True, sequence=sequence, index=view.index, update_tasks=list(sent.values())
-                )
+                self._refresh()
+                message = orders.complete(view)
+                progress.looked = progress.sent = view.index
+                yield message
                 while True:
-                    batch = await watch.next()
+                    batch = await watch.next(POLL_S if orders.held else None)
                     session.check()
-                    if not batch.rescan and not any(_touches(change, peer.node_id) for change in batch.changes):
+                    self._refresh()
+                    if not batch.rescan and not orders.concerned(batch.changes):
+                        progress.looked = self._store.view().index
                         continue
                     view = self._store.view()
-                    now = wanted(view.tasks_on_node(peer.node_id))
-                    update, remove = difference(sent, now)
-                    sent = now
-                    index = view.index
-                    while update or remove:
-                        sequence += 1
-                        yield AssignmentsMessage(
-                            complete=False,
-                            sequence=sequence,
-                            index=index if len(update) <= TASKS_PER_MESSAGE else 0,
-                            update_tasks=update[:TASKS_PER_MESSAGE],
-                            remove_tasks=remove,
-                        )
-                        update, remove = update[TASKS_PER_MESSAGE:], []
+                    messages = orders.next(view, self._store.clock.monotonic())
+                    if any(message.update_services or message.remove_services for message in messages):
+                        progress.sent = view.index
+                    progress.looked = view.index
+                    for message in messages:
+                        yield message
             finally:
                 session.detach(watch)
+                self._draining.close(peer.node_id, progress)
 
     # --- nodes --------------------------------------------------------------------------------------------------
 
@@ -179,6 +192,22 @@ class Dispatcher:
                 batch.put(new)
 
         await self._store.update(Component.DISPATCHER, change)
+
+    async def _watch_networks(self, changes: Watch) -> None:
+        """Keep the truth in step with the store, also while no stream looks at it."""
+        while True:
+            self._take_in(await changes.next())
+
+    def _refresh(self) -> None:
+        """Take in what is queued: a stream must never compare with a truth that is older than its view."""
+        if self._changes is not None:
+            self._take_in(self._changes.take())
+
+    def _take_in(self, batch: Changes) -> None:
+        if batch.rescan:
+            self._truth.refresh(self._store.view(), None)
+        elif batch.changes:
+            self._truth.refresh(self._store.view(), batch.changes)
 
     async def _watch_heartbeats(self) -> None:
         while True:
@@ -250,7 +279,3 @@ def host_of(address: str) -> str:
     if family not in ("ipv4", "ipv6"):
         return ""
     return rest.rpartition(":")[0].replace("%5B", "").replace("%5D", "").strip("[]")
-
-
-def _touches(change: Any, node_id: str) -> bool:
-    return any(task is not None and task.node_id == node_id for task in (change.old, change.new))

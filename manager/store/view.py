@@ -36,6 +36,9 @@ class View:
     def service_named(self, name: str) -> Service | None:
         return next(self._memory.rows["services"].find("name", name.lower()), None)
 
+    def network_named(self, name: str) -> SwarmNetwork | None:
+        return next(self._memory.rows["networks"].find("name", name), None)
+
     def tasks_of_service(self, service_id: str) -> list[Task]:
         return list(self._memory.rows["tasks"].find("service", service_id))
 

@@ -1,0 +1,66 @@
+"""Who has heard of what: a task is told to stop only when nobody sends it new connections any more.
+
+A node's stream looks at the store, sends what changed, and the node acknowledges the index once its kernel has it. The
+order to stop a serving task is held back until every node has acknowledged the change that took the task out of its
+tables, and not for longer than HOLD_S: a node that hangs can't keep a service from being updated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from api.types.objects import Task, TaskState
+
+HOLD_S = 1.0
+POLL_S = 0.03
+"""How often a held order is looked at again."""
+
+
+@dataclass
+class Progress:
+    """One node's stream. `looked`: the index its last comparison saw; `sent`: of the last message with networks in it;
+    `acknowledged`: the highest one the node has confirmed."""
+
+    looked: int = 0
+    sent: int = 0
+    acknowledged: int = 0
+
+    def has(self, index: int) -> bool:
+        """Whether the node acts on everything up to `index`."""
+        return self.looked >= index and self.acknowledged >= self.sent
+
+
+class Draining:
+    """The streams of this time as leader, by node, and the orders that wait for them."""
+
+    def __init__(self) -> None:
+        self._progress: dict[str, Progress] = {}
+        self._since: dict[str, float] = {}
+        """Task id to when its order was first held."""
+
+    def open(self, node_id: str) -> Progress:
+        """A node's stream begins; what an earlier one was waited for is forgotten."""
+        progress = self._progress[node_id] = Progress()
+        return progress
+
+    def close(self, node_id: str, progress: Progress) -> None:
+        """The stream ended: nobody waits for that node any more."""
+        if self._progress.get(node_id) is progress:
+            del self._progress[node_id]
+
+    def acknowledge(self, node_id: str, index: int) -> None:
+        progress = self._progress.get(node_id)
+        if progress is not None:
+            progress.acknowledged = max(progress.acknowledged, index)
+
+    def holds(self, old: Task | None, new: Task, now_s: float) -> bool:
+        """Whether the order `new`, that follows `old` on its node, has to wait."""
+        stops = old is not None and old.desired_state <= TaskState.RUNNING < new.desired_state
+        if not stops or not new.networks or new.status.state is not TaskState.RUNNING:
+            self._since.pop(new.id, None)
+            return False
+        since = self._since.setdefault(new.id, now_s)
+        if now_s - since < HOLD_S and not all(each.has(new.meta.version) for each in self._progress.values()):
+            return True
+        del self._since[new.id]
+        return False

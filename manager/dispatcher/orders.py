@@ -1,0 +1,99 @@
+"""One node's stream of assignments: what it was sent, and the messages that lead from there to what the store says.
+
+Every message after the first is an increment; a long one is split, and only its last part carries the index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from api.types.dispatch import AssignmentsMessage
+from api.types.objects import Task
+from manager.dispatcher.assignments import difference, wanted
+from manager.dispatcher.draining import Draining
+from manager.dispatcher.networks import NetworkTruth, NodeNetworks, network_difference
+from manager.store.memory import Change
+from manager.store.view import View
+
+TASKS_PER_MESSAGE = 500
+"""So that an assignments message stays under the RPC's size limit."""
+
+
+class Orders:
+    """What one session's node has been told."""
+
+    def __init__(self, node_id: str, truth: NetworkTruth, draining: Draining) -> None:
+        self._node_id = node_id
+        self._truth = truth
+        self._draining = draining
+        self._tasks: dict[str, Task] = {}
+        self._networks = NodeNetworks()
+        self._seen = 0
+        """The truth's version that `_networks` is of."""
+        self._sequence = 0
+        self.held = False
+        """Some order waits for other nodes: look again soon."""
+
+    def complete(self, view: View) -> AssignmentsMessage:
+        """Everything; the first message."""
+        self._tasks = wanted(view.tasks_on_node(self._node_id))
+        self._networks, self._seen = self._truth.wanted(view, self._node_id), self._truth.version
+        return AssignmentsMessage(
+            complete=True,
+            sequence=self._sequence,
+            index=view.index,
+            update_tasks=list(self._tasks.values()),
+            update_networks=list(self._networks.networks.values()),
+            update_services=list(self._networks.services.values()),
+        )
+
+    def concerned(self, changes: Sequence[Change]) -> bool:
+        """Whether there may be anything to say."""
+        if self.held or self._truth.version != self._seen:
+            return True
+        return any(
+            task is not None and task.node_id == self._node_id
+            for change in changes
+            if change.table == "tasks"
+            for task in (change.old, change.new)
+        )
+
+    def next(self, view: View, now_s: float) -> list[AssignmentsMessage]:
+        """The messages that bring the node up to the view; none when it is there."""
+        now = self._unheld(wanted(view.tasks_on_node(self._node_id)), now_s)
+        update, remove = difference(self._tasks, now)
+        self._tasks = now
+        networks, self._seen = self._truth.wanted(view, self._node_id), self._truth.version
+        changed, gone, services, gone_services = network_difference(self._networks, networks)
+        self._networks = networks
+        messages: list[AssignmentsMessage] = []
+        while update or remove or changed or gone or services or gone_services:
+            self._sequence += 1
+            last = len(update) <= TASKS_PER_MESSAGE and len(services) <= TASKS_PER_MESSAGE
+            messages.append(
+                AssignmentsMessage(
+                    complete=False,
+                    sequence=self._sequence,
+                    index=view.index if last else 0,
+                    update_tasks=update[:TASKS_PER_MESSAGE],
+                    remove_tasks=remove,
+                    update_networks=changed,
+                    remove_networks=gone,
+                    update_services=services[:TASKS_PER_MESSAGE],
+                    remove_services=gone_services,
+                )
+            )
+            update, services = update[TASKS_PER_MESSAGE:], services[TASKS_PER_MESSAGE:]
+            remove, changed, gone, gone_services = [], [], [], []
+        return messages
+
+    def _unheld(self, now: dict[str, Task], now_s: float) -> dict[str, Task]:
+        """What is wanted, but for orders to stop that still wait: there the node keeps what it has."""
+        self.held = False
+        for task_id, task in now.items():
+            before = self._tasks.get(task_id)
+            if self._draining.holds(before, task, now_s):
+                assert before is not None
+                now[task_id] = before
+                self.held = True
+        return now
