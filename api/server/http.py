@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
@@ -15,7 +13,7 @@ from api.errors import InvalidArgument, ShoalError
 from api.server.connection import Connection
 from api.server.keys import HEADERS, HIJACKED, STREAMING, VERSION
 from api.server.raw import RawStream
-from api.types.auth import AuthConfig
+from api.types.auth import AuthConfig, decode_auth
 from api.wire import filters as wire_filters
 from api.wire import versions
 from api.wire.head import UPGRADE_HEADER
@@ -143,16 +141,8 @@ def version_of(request: web.Request) -> versions.Version:
 
 
 def auth_config(request: web.Request) -> AuthConfig | None:
-    """`X-Registry-Auth`: base64 (either alphabet) of an AuthConfig; None when absent or empty."""
-    header = request.headers.get("X-Registry-Auth", "")
-    if not header:
-        return None
-    try:
-        raw = base64.urlsafe_b64decode(header.replace("+", "-").replace("/", "_") + "=" * (-len(header) % 4))
-        config = msgspec.json.decode(raw, type=AuthConfig)
-    except (binascii.Error, ValueError, msgspec.MsgspecError) as error:
-        raise InvalidArgument(f"invalid X-Registry-Auth header: {error}") from None
-    return None if config == AuthConfig() else config
+    """The `X-Registry-Auth` header; None when absent or empty."""
+    return decode_auth(request.headers.get("X-Registry-Auth", ""))
 
 
 class JsonStream:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+
 import msgspec
 
+from api.errors import InvalidArgument
 from base.logs import Secret
 
 
@@ -27,3 +31,18 @@ class AuthConfig(msgspec.Struct, kw_only=True):
     def empty(self) -> bool:
         """True when there is nothing to log in with."""
         return not (self.username or self.identitytoken or self.registrytoken)
+
+
+def decode_auth(header: str) -> AuthConfig | None:
+    """An `X-Registry-Auth` value: base64 (either alphabet) of an AuthConfig; None when it is empty or says nothing.
+
+    Raises InvalidArgument for what is neither.
+    """
+    if not header:
+        return None
+    try:
+        raw = base64.urlsafe_b64decode(header.replace("+", "-").replace("/", "_") + "=" * (-len(header) % 4))
+        config = msgspec.json.decode(raw, type=AuthConfig)
+    except (binascii.Error, ValueError, msgspec.MsgspecError) as error:
+        raise InvalidArgument(f"invalid X-Registry-Auth header: {error}") from None
+    return None if config == AuthConfig() else config

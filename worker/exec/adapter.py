@@ -8,8 +8,10 @@ import logging
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
+from msgspec import UNSET
+
 from api.errors import NotFound, NotModified, ShoalError
-from api.types.auth import AuthConfig
+from api.types.auth import AuthConfig, decode_auth
 from api.types.container import ContainerInspect, ContainerState, ContainerSummary, CreateAnswer, CreateBody
 from api.types.objects import Task
 from base.clock import NS
@@ -21,6 +23,9 @@ log = logging.getLogger(__name__)
 
 STILL_RUNNING_S = 0.5
 """Pause when the engine says that a container's end has come while it shows it running (a policy restarted it)."""
+
+HEALTH_POLL_S = 0.25
+"""How often the health of a container that has a check is looked at."""
 
 _PHASES = {
     "created": Phase.CREATED,
@@ -84,7 +89,7 @@ class EngineAdapter:
     async def prepare(self, task: Task) -> None:
         """Make sure of the image and the volumes, create the container under the task's name."""
         body = create_body(task)
-        await self._ensure_image(body.image)
+        await self._ensure_image(body.image, decode_auth(task.registry_auth))
         async with self._volumes_of(task):
             answer = await self._containers.create(task.name, body)
         self._ids[task.id] = answer.id
@@ -95,9 +100,23 @@ class EngineAdapter:
 
     async def wait(self, container_id: str) -> None:
         with contextlib.suppress(NotFound):
+            health = _health((await self._containers.inspect(container_id)).state)
+            if health:
+                await self._wait_for_change(container_id, health)
+                return
             await self._containers.wait(container_id)
             if (await self._containers.inspect(container_id)).state.running:
                 await asyncio.sleep(STILL_RUNNING_S)
+
+    async def _wait_for_change(self, container_id: str, health: str) -> None:
+        """Until the container has ended or its health is another."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(HEALTH_POLL_S):
+                    await self._containers.wait(container_id)
+            state = (await self._containers.inspect(container_id)).state
+            if not state.running or _health(state) != health:
+                return
 
     async def stop(self, container_id: str, grace_ns: int) -> None:
         with contextlib.suppress(NotFound, NotModified):
@@ -108,14 +127,14 @@ class EngineAdapter:
             await self._containers.remove(container_id, force=True, volumes=True)
         self._ids = {task_id: known for task_id, known in self._ids.items() if known != container_id}
 
-    async def _ensure_image(self, reference: str) -> None:
+    async def _ensure_image(self, reference: str, auth: AuthConfig | None) -> None:
         """Local first, then the registry. Raises NotFound with Docker's text and why the pull failed."""
         try:
             await self._images.resolve(reference)
         except NotFound as absent:
             log.info("pulling image=%s", reference)
             try:
-                await self._images.pull(reference, None, None)
+                await self._images.pull(reference, auth, None)
             except ShoalError as error:
                 raise NotFound(f"{absent.message} ({error.message})") from error
 
@@ -135,6 +154,10 @@ class EngineAdapter:
             undo.pop_all()
 
 
+def _health(state: ContainerState) -> str:
+    return "" if state.health is UNSET else state.health.status
+
+
 def _observation(container: ContainerInspect) -> Observation:
     state: ContainerState = container.state
     phase = _PHASES.get(state.status, Phase.EXITED)
@@ -144,5 +167,6 @@ def _observation(container: ContainerInspect) -> Observation:
         container_id=container.id,
         pid=state.pid if phase is Phase.RUNNING else 0,
         exit_code=state.exit_code,
+        health=_health(state) if phase is Phase.RUNNING else "",
         error=error if phase is Phase.EXITED else "",
     )

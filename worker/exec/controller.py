@@ -7,6 +7,7 @@ state is the engine's. When the daemon stops, `run` is cancelled and the contain
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
@@ -40,7 +41,7 @@ class TaskEngine(Protocol):
     async def start(self, container_id: str) -> None: ...
 
     async def wait(self, container_id: str) -> None:
-        """Until it has ended; at once if it is not running."""
+        """Until it has ended or its health has changed; at once if it is not running."""
         ...
 
     async def stop(self, container_id: str, grace_ns: int) -> None:
@@ -116,11 +117,20 @@ class Controller:
         if error is None:
             return
         if action in (Action.PREPARE, Action.START):
-            text = error.message if action is Action.PREPARE else f"starting container failed: {error.message}"
-            await self._move(failure(self.status, text, self._clock.now_ns()))
+            await self._fail(action, error)
             return
         log.warning("action failed task_id=%s action=%s error=%s", self.task.id, action.value, error)
         await self._pause()
+
+    async def _fail(self, action: Action, error: ShoalError) -> None:
+        """Preparing or starting failed, and so has the task; with the exit code that the engine gives such an end."""
+        text = error.message if action is Action.PREPARE else f"starting container failed: {error.message}"
+        status = failure(self.status, text, self._clock.now_ns())
+        if action is Action.START:
+            with contextlib.suppress(ShoalError):
+                seen = await self._engine.observe(self.task)
+                status = replace(status, container_id=seen.container_id, exit_code=seen.exit_code)
+        await self._move(status)
 
     async def _work(self, action: Action, seen: Observation) -> None:
         match action:

@@ -17,6 +17,8 @@ from base.clock import NS
 
 STOP_GRACE_NS = 10 * NS
 """Docker's default of `StopGracePeriod`."""
+STARTING, HEALTHY, UNHEALTHY = "starting", "healthy", "unhealthy"
+"""What a health check has found so far (v1.24 section 3.1, `Health.Status`)."""
 
 
 class Phase(enum.Enum):
@@ -38,6 +40,8 @@ class Observation:
     exit_code: int = 0
     error: str = ""
     """The engine's words when the container could not be started or was killed for want of memory."""
+    health: str = ""
+    """`starting`, `healthy` or `unhealthy`; empty without a health check."""
 
 
 class Action(enum.Enum):
@@ -47,7 +51,7 @@ class Action(enum.Enum):
     """Pull the image if it is absent, create the container."""
     START = "start"
     WAIT = "wait"
-    """Until the container has ended."""
+    """Until the container has ended or its health has changed."""
     STOP = "stop"
     """By signal, then by force after the grace period."""
     REMOVE = "remove"
@@ -146,13 +150,15 @@ def _starting(task: Task, status: TaskStatus, seen: Observation, now_ns: int) ->
     if seen.phase is Phase.CREATED:
         return Step(action=Action.START)
     if seen.phase is Phase.RUNNING:
-        return _reach(TaskState.RUNNING, status, seen, now_ns)
+        if seen.health == STARTING:
+            return Step(action=Action.WAIT)  # the container runs; the task does when its health check says so
+        return _unhealthy(status, seen, now_ns) or _reach(TaskState.RUNNING, status, seen, now_ns)
     return _over(status, seen, now_ns)
 
 
 def _running(task: Task, status: TaskStatus, seen: Observation, now_ns: int) -> Step:
     if seen.phase is Phase.RUNNING:
-        return Step(action=Action.WAIT)
+        return _unhealthy(status, seen, now_ns) or Step(action=Action.WAIT)
     return _over(status, seen, now_ns)
 
 
@@ -177,6 +183,14 @@ def _over(status: TaskStatus, seen: Observation, now_ns: int) -> Step:
     error = f"task: non-zero exit ({seen.exit_code})"
     ended = failure(status, f"{error}: {seen.error}" if seen.error else error, now_ns)
     return Step(status=replace(ended, container_id=seen.container_id, exit_code=seen.exit_code))
+
+
+def _unhealthy(status: TaskStatus, seen: Observation, now_ns: int) -> Step | None:
+    """An unhealthy container has failed its task; `_ended` stops it."""
+    if seen.health != UNHEALTHY:
+        return None
+    ended = failure(status, "task: unhealthy container", now_ns)
+    return Step(status=replace(ended, container_id=seen.container_id))
 
 
 def _vanished(status: TaskStatus, now_ns: int) -> Step:

@@ -17,7 +17,9 @@ class Box:
     id: str
     phase: Phase = Phase.CREATED
     exit_code: int = 0
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    health: str = ""
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    """It ended, or its health is another."""
 
 
 class FakeEngine:
@@ -31,6 +33,10 @@ class FakeEngine:
         self.pull_held = asyncio.Event()
         self.pull_held.set()
         self.made = 0
+        self.start_exit_code = 0
+        """Of a container that could not be started."""
+        self.health = ""
+        """Of new containers; empty: they have no health check."""
 
     def fail(self, call: str, *errors: ShoalError) -> None:
         """The next calls of this name raise these, one each."""
@@ -41,7 +47,12 @@ class FakeEngine:
         box = self.boxes[task_id]
         assert box.phase is Phase.RUNNING
         box.phase, box.exit_code = Phase.EXITED, code
-        box.ended.set()
+        box.changed.set()
+
+    def judge(self, task_id: str, health: str) -> None:
+        """The container's health check comes to another opinion."""
+        self.boxes[task_id].health = health
+        self.boxes[task_id].changed.set()
 
     def _call(self, name: str, subject: str) -> None:
         self.calls.append((name, subject))
@@ -60,7 +71,9 @@ class FakeEngine:
         box = self.boxes.get(task.id)
         if box is None:
             return Observation(Phase.ABSENT)
-        return Observation(box.phase, box.id, 7 if box.phase is Phase.RUNNING else 0, box.exit_code)
+        running = box.phase is Phase.RUNNING
+        health = (box.health or self.health) if running else ""
+        return Observation(box.phase, box.id, 7 if running else 0, box.exit_code, health=health)
 
     async def prepare(self, task: Task) -> None:
         self._call("prepare", task.id)
@@ -71,13 +84,17 @@ class FakeEngine:
 
     async def start(self, container_id: str) -> None:
         task_id, box = self._box(container_id)
+        box.exit_code = self.start_exit_code
         self._call("start", task_id)
+        box.exit_code = 0
         assert box.phase is Phase.CREATED, "started twice"
         box.phase = Phase.RUNNING
 
     async def wait(self, container_id: str) -> None:
         _, box = self._box(container_id)
-        await box.ended.wait()
+        await box.changed.wait()
+        if box.phase is Phase.RUNNING:
+            box.changed.clear()
 
     async def stop(self, container_id: str, grace_ns: int) -> None:
         task_id, box = self._box(container_id)

@@ -187,3 +187,47 @@ async def test_a_wish_from_the_past_is_not_taken() -> None:
     driven = Driven(FakeEngine(), replace(TASK, desired_state=S.SHUTDOWN))
     driven.controller.update(TASK)
     assert driven.controller.task.desired_state is S.SHUTDOWN
+
+
+async def test_a_health_check_decides_when_a_task_runs() -> None:
+    engine = FakeEngine()
+    engine.health = "starting"
+    driven = Driven(engine)
+    async with running(driven):
+        await driven.reaches(S.STARTING)
+        while ("start", "t1") not in engine.calls:
+            await asyncio.sleep(0)
+        engine.judge("t1", "starting")
+        await asyncio.sleep(0.01)
+        assert driven.states()[-1] is S.STARTING
+        engine.judge("t1", "healthy")
+        await driven.reaches(S.RUNNING)
+        engine.judge("t1", "unhealthy")
+        failed = await driven.reaches(S.FAILED)
+        assert failed.err == "task: unhealthy container"
+        while engine.boxes["t1"].phase is Phase.RUNNING:
+            await asyncio.sleep(0)
+    assert ("stop", "t1") in engine.calls, "a failed task's container does not run on"
+
+
+async def test_a_container_that_never_becomes_healthy_fails_its_task() -> None:
+    engine = FakeEngine()
+    engine.health = "starting"
+    driven = Driven(engine)
+    async with running(driven):
+        await driven.reaches(S.STARTING)
+        while ("start", "t1") not in engine.calls:
+            await asyncio.sleep(0)
+        engine.judge("t1", "unhealthy")
+        await driven.reaches(S.FAILED)
+    assert S.RUNNING not in driven.states()
+
+
+async def test_a_start_that_fails_tells_the_engines_exit_code() -> None:
+    engine = FakeEngine()
+    engine.fail("start", InvalidArgument("no such command"))
+    engine.start_exit_code = 127
+    driven = Driven(engine)
+    async with running(driven):
+        failed = await driven.reaches(S.FAILED)
+    assert (failed.exit_code, failed.container_id) == (127, "container-1")
