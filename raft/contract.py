@@ -32,6 +32,8 @@ class RaftConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Entries between two snapshots."""
     log_entries_for_slow_followers: int = 500
     """Entries that stay before a snapshot, so that a follower a little behind needs none."""
+    keep_old_snapshots: int = 0
+    """Snapshots that stay on disk beside the newest."""
     catch_up_timeout_s: float = 60.0
     """How long `promote` waits for a learner."""
 

@@ -17,6 +17,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from api.errors import Conflict, ShoalError, Unavailable
 from base.offload import Pool
 from raft.contract import Applied, RaftConfig, StateMachine
@@ -247,7 +249,8 @@ class RaftNode:
             data=self._machine.snapshot(),
         )
         base_index, base_term = core.log.base_for(snapshot.index, keep)
-        await self._writer.run(self._storage.save_snapshot, snapshot, base_index, base_term)
+        kept = self._config.keep_old_snapshots
+        await self._writer.run(self._storage.save_snapshot, snapshot, base_index, base_term, kept)
         core.compact(snapshot, keep)
         log.info("raft snapshot taken index=%d bytes=%d", snapshot.index, len(snapshot.data))
 
@@ -410,6 +413,15 @@ class RaftNode:
             self._read_states.pop(context, None)
 
     # State
+
+    def configure(self, config: RaftConfig) -> None:
+        """Other settings from now on; timers that run finish by the old ones. The tick's length can't be changed.
+
+        Raises InvalidArgument for limits that contradict each other; nothing is changed then.
+        """
+        limits = config.limits.validate()
+        self._config = msgspec.structs.replace(config, tick_s=self._config.tick_s)
+        self._core.limits = limits
 
     def status(self) -> Status:
         """What this member knows now."""

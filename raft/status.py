@@ -40,6 +40,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     removed: bool
     """This member learned that it was removed from the group."""
     members: dict[int, Member]
+    former: frozenset[int]
+    """Ids that were members once and never will be again."""
 
 
 def leadership_of(core: Raft, applied: int) -> LeadershipChange:
@@ -80,4 +82,5 @@ def status_of(core: Raft, applied: int, is_leader: bool) -> Status:
         applied=applied,
         removed=core.removed,
         members=members,
+        former=frozenset(core.membership.removed),
     )

@@ -25,8 +25,9 @@ class Storage(Protocol):
         stored at their indexes and after."""
         ...
 
-    def save_snapshot(self, snapshot: Snapshot, base_index: int, base_term: int) -> None:
-        """Durable when it returns: an own snapshot; entries up to `base_index` are dropped."""
+    def save_snapshot(self, snapshot: Snapshot, base_index: int, base_term: int, keep_old: int = 0) -> None:
+        """Durable when it returns: an own snapshot; entries up to `base_index` are dropped, and of the snapshots before
+        it all but the `keep_old` newest."""
         ...
 
     def close(self) -> None: ...

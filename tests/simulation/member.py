@@ -37,7 +37,7 @@ class Disk:
             assert kept[-1].index == stored.base_index + len(kept), "a gap in the log"
         self.stored = msgspec.structs.replace(stored, hard_state=hard_state, entries=kept)
 
-    def save_snapshot(self, snapshot: Snapshot, base_index: int, base_term: int) -> None:
+    def save_snapshot(self, snapshot: Snapshot, base_index: int, base_term: int, keep_old: int = 0) -> None:
         stored = self.stored
         self.stored = msgspec.structs.replace(
             stored,
