@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from lab.lab import Lab
+from lab.paths import LabError
 from lab.wait import until
 from tests.e2e.client import Docker, fetch
 
@@ -214,3 +218,25 @@ def test_a_volume_outlives_its_container(docker: Docker) -> None:
     assert docker.ok("run", "--rm", "-v", "data:/d", "busybox", "cat", "/d/file") == "kept"
     docker.ok("volume", "rm", "data")
     assert "data" not in docker.ok("volume", "ls", "-q").split()
+
+
+def test_many_at_once_leave_nothing(single: Lab, docker: Docker) -> None:
+    def kernel() -> dict[str, str]:
+        pid = single.host("m1").daemon.pid  # type: ignore[union-attr]
+        mounts = Path(f"/proc/{pid}/mounts").read_text().splitlines()
+        return {
+            "links": single.run("m1", "sh", "-c", "ip -br link | cut -d' ' -f1 | sort").stdout,
+            "mounts": "\n".join(sorted(line.split()[1] for line in mounts if " /var/lib" in line or " /run" in line)),
+            "cgroups": single.run("m1", "find", "/sys/fs/cgroup", "-type", "d").stdout,
+            "processes": single.run("m1", "sh", "-c", "busybox ps -o comm | grep -cE 'crun|true'").stdout,
+            "disk": single.run("m1", "ls", "/var/lib/shoal/containers").stdout,
+        }
+
+    docker.ok("run", "--rm", "busybox", "true")  # what the first container makes for good (a parent cgroup) is there
+    before = kernel()
+    with ThreadPoolExecutor(8) as pool:
+        done = list(pool.map(lambda n: docker.run("run", "--rm", "busybox", "echo", str(n)), range(40)))
+    assert [(d.code, d.out) for d in done] == [(0, f"{n}\n") for n in range(40)]
+    with contextlib.suppress(LabError):
+        until(lambda: kernel() == before, timeout_s=15, what="nothing to be left")
+    assert kernel() == before
