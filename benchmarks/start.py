@@ -1,7 +1,10 @@
 """How long a container takes to start: one by `docker run`, and fifty by a service, on shoald and on dockerd 20.10.
 
 Both engines live in lab hosts of the same kind, use the same docker CLI and the same image, and take turns, so that
-whatever else the machine does meets both alike. First aim: shoald needs at most 0.4 of dockerd's time for one.
+whatever else the machine does meets both alike. (Most of dockerd's time for the service is its own habit of asking the
+registry for the image before each task, one task after the other; the registry is the lab's, so this costs no network.)
+
+First aim: shoald needs at most 0.4 of dockerd's time for one.
 """
 
 import contextlib
