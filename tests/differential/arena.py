@@ -17,7 +17,7 @@ from tests.differential.run import Engine
 
 @contextlib.contextmanager
 def arena(name: str) -> Iterator[tuple[Engine, Engine]]:
-    """dockerd and shoald, in that order, for the time of a `with` block. LabError, which says why, if one can't be had."""
+    """dockerd and shoald, in that order, for the time of a `with` block. LabError if one can't be had."""
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="differ-")))
         kinds: tuple[Kind, Kind] = ("dockerd", "shoald")

@@ -50,7 +50,7 @@ def test_servers_a_container_cannot_reach_are_left_out() -> None:
 
 def test_container_resolver() -> None:
     plain = container_resolver(HOST, dns=[], search=[], options=[], embedded=False)
-    assert plain.text() == "nameserver 192.0.2.53\nsearch a.test b.test\noptions ndots:2 edns0\n"
+    assert plain.text() == "search a.test b.test\nnameserver 192.0.2.53\noptions ndots:2 edns0\n"
     own = container_resolver(HOST, dns=["192.0.2.9"], search=["."], options=["rotate"], embedded=False)
     assert own.text() == "nameserver 192.0.2.9\noptions rotate\n"
     embedded = container_resolver(Resolver(), dns=["192.0.2.9"], search=[], options=[], embedded=True)

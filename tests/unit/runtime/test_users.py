@@ -20,16 +20,16 @@ GROUP = "root:x:0:\nwww:x:33:\nadm:x:4:www,root\nvideo:x:44:other, www\nbad:x\n"
 @pytest.mark.parametrize(
     ("wish", "user", "home"),
     [
-        ("", User(0, 0, (4,)), "/root"),
-        ("root", User(0, 0, (4,)), "/root"),
-        ("www", User(33, 33, (4, 44)), "/var/www"),
-        ("33", User(33, 33, (4, 44)), "/var/www"),
-        ("www:adm", User(33, 4), "/var/www"),
-        ("1234", User(1234, 0), "/"),
-        ("1234:5678", User(1234, 5678), "/"),
-        ("www:", User(33, 33, (4, 44)), "/var/www"),
-        (":44", User(0, 44), "/root"),
-        ("7", User(1007, 1008), "/seven"),
+        ("", User(0, 0, (0, 4)), "/root"),
+        ("root", User(0, 0, (0, 4)), "/root"),
+        ("www", User(33, 33, (33, 4, 44)), "/var/www"),
+        ("33", User(33, 33, (33, 4, 44)), "/var/www"),
+        ("www:adm", User(33, 4, (4,)), "/var/www"),
+        ("1234", User(1234, 0, (0,)), "/"),
+        ("1234:5678", User(1234, 5678, (5678,)), "/"),
+        ("www:", User(33, 33, (33, 4, 44)), "/var/www"),
+        (":44", User(0, 44, (44,)), "/root"),
+        ("7", User(1007, 1008, (1008,)), "/seven"),
     ],
 )
 def test_resolve(wish: str, user: User, home: str) -> None:
@@ -38,7 +38,7 @@ def test_resolve(wish: str, user: User, home: str) -> None:
 
 
 def test_extra_groups_are_added_once() -> None:
-    assert resolve("www", PASSWD, GROUP, ["video", "99", "33"]).user == User(33, 33, (4, 44, 99))
+    assert resolve("www", PASSWD, GROUP, ["video", "99", "33"]).user == User(33, 33, (33, 4, 44, 99))
 
 
 @pytest.mark.parametrize(
@@ -56,5 +56,5 @@ def test_bad_users_are_named(wish: str, text: str) -> None:
 
 
 def test_an_image_without_files_still_has_numbers() -> None:
-    assert resolve("1000:1000", "", "").user == User(1000, 1000)
-    assert resolve("", "", "").user == User(0, 0)
+    assert resolve("1000:1000", "", "").user == User(1000, 1000, (1000,))
+    assert resolve("", "", "").user == User(0, 0, (0,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -42,7 +43,7 @@ def merge_config(body: CreateBody, image: Mapping[str, Any]) -> ContainerConfig:
         healthcheck=_health(body.healthcheck, image.get("Healthcheck")),
         image=body.image,
         volumes=_set(_volumes({**(image.get("Volumes") or {}), **(body.volumes or {})})),
-        working_dir=body.working_dir or str(image.get("WorkingDir") or ""),
+        working_dir=_directory(body.working_dir or str(image.get("WorkingDir") or "")),
         entrypoint=entrypoint,
         network_disabled=body.network_disabled,
         mac_address=body.mac_address,
@@ -113,6 +114,11 @@ def parse_port(text: str) -> list[str]:
 
 def _ports(ports: Iterable[str]) -> list[str]:
     return [key for text in ports for key in parse_port(text)]
+
+
+def _directory(path: str) -> str:
+    """Cleaned; a relative one stays as it is, to be refused."""
+    return posixpath.normpath("/" + path.lstrip("/")) if path.startswith("/") else path
 
 
 def _volumes(volumes: Iterable[str]) -> list[str]:

@@ -68,6 +68,7 @@ def settings(record: ContainerRecord, layout: Layout, around: Surroundings, host
         readonly_rootfs=wish.readonly_rootfs,
         privileged=wish.privileged,
         hostname=config.hostname,
+        domainname=config.domainname,
         mounts=mounts(record, around),
         netns=around.sandbox.netns,
         pid_ns=around.pid_ns,
@@ -94,8 +95,11 @@ def chosen_capabilities(wish: HostConfig, host: Host) -> tuple[str, ...]:
 
 
 def process_env(record: ContainerRecord, identity: Identity, env: Sequence[str], *, tty: bool) -> list[str]:
-    """Docker's defaults, then `env`; HOME comes from the user unless it is set."""
-    return environment([f"HOME={identity.home}", *env], hostname=record.config.hostname, tty=tty)
+    """Docker's defaults, then `env`; HOME comes from the user unless it is set, and then is last."""
+    found = environment(env, hostname=record.config.hostname, tty=tty)
+    if not any(entry.startswith("HOME=") for entry in found):
+        found.append(f"HOME={identity.home}")
+    return found
 
 
 def resources(limits: Limits) -> Resources:

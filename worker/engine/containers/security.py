@@ -35,7 +35,8 @@ def check_security(options: Sequence[str]) -> Security:
         elif name in ("label", "apparmor") and value:
             continue
         else:
-            raise InvalidArgument(f'invalid --security-opt 1: "{option}"')
+            number = 2 if "=" in option or ":" in option else 1
+            raise InvalidArgument(f'invalid --security-opt {number}: "{option}"')
     return Security(no_new_privileges, seccomp)
 
 

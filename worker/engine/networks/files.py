@@ -15,8 +15,8 @@ FALLBACK_SERVERS = ("8.8.8.8", "8.8.4.4")
 
 _LOOPBACK = """127.0.0.1\tlocalhost
 ::1\tlocalhost ip6-localhost ip6-loopback
-fe00::\tip6-localnet
-ff00::\tip6-mcastprefix
+fe00::0\tip6-localnet
+ff00::0\tip6-mcastprefix
 ff02::1\tip6-allnodes
 ff02::2\tip6-allrouters
 """
@@ -28,8 +28,11 @@ def hosts_text(entries: Iterable[tuple[str, str]]) -> str:
 
 
 def own_names(hostname: str, domainname: str) -> str:
-    """`host.domain host`, or `host` alone."""
-    return f"{hostname}.{domainname} {hostname}" if domainname else hostname
+    """`host.domain host`, or `host` alone; a hostname that holds its domain gives the same two."""
+    if domainname:
+        return f"{hostname}.{domainname} {hostname}"
+    short, dot, _ = hostname.partition(".")
+    return f"{hostname} {short}" if dot else hostname
 
 
 def parse_extra_host(text: str, host_gateway: str = "") -> tuple[str, str]:
@@ -59,9 +62,8 @@ class Resolver:
     options: tuple[str, ...] = ()
 
     def text(self) -> str:
-        lines = [f"nameserver {server}" for server in self.servers]
-        if self.search:
-            lines.append("search " + " ".join(self.search))
+        lines = ["search " + " ".join(self.search)] if self.search else []
+        lines += [f"nameserver {server}" for server in self.servers]
         if self.options:
             lines.append("options " + " ".join(self.options))
         return "\n".join(lines) + "\n"

@@ -119,6 +119,7 @@ class ContainerSettings:
     `capabilities.choose(privileged=True)`."""
     hostname: str = ""
     """Not set with the host's uts namespace."""
+    domainname: str = ""
     mounts: Sequence[Mount] = ()
     netns: Path | None = None
     """None shares the host's."""
@@ -171,8 +172,11 @@ def build(settings: ContainerSettings, host: Host) -> dict[str, Any]:
         "resources": oci_resources(settings.resources, host) | {"devices": _device_rules(settings)},
         "devices": [_device(node) for node in settings.devices],
     }
-    if settings.sysctls:
-        linux["sysctl"] = dict(settings.sysctls)
+    sysctls = dict(settings.sysctls)
+    if own_uts and settings.domainname:
+        sysctls.setdefault("kernel.domainname", settings.domainname)
+    if sysctls:
+        linux["sysctl"] = sysctls
     if not settings.privileged:
         linux["maskedPaths"] = list(MASKED_PATHS if settings.masked_paths is None else settings.masked_paths)
         linux["readonlyPaths"] = list(READONLY_PATHS if settings.readonly_paths is None else settings.readonly_paths)
@@ -253,7 +257,8 @@ def oci_resources(resources: Resources, host: Host) -> dict[str, Any]:
         "mems": resources.cpuset_mems or None,
     }
     result: dict[str, Any] = {"memory": _present(memory), "cpu": _present(cpu)}
-    if resources.pids_limit is not None and host.pids:
+    # No limit is the default of a new cgroup, and crun has no word for it.
+    if resources.pids_limit is not None and resources.pids_limit > 0 and host.pids:
         result["pids"] = {"limit": resources.pids_limit}
     if resources.blkio_weight is not None and host.blkio_weight:
         result["blockIO"] = {"weight": resources.blkio_weight}
