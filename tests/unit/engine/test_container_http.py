@@ -144,7 +144,8 @@ async def test_verbs_and_their_statuses(client: Client, bench: Bench) -> None:
     assert await client("DELETE", "/containers/site") == (204, None)
     for verb in ("start", "stop", "restart", "kill", "pause", "unpause", "wait", "rename?name=x"):
         status, error = await client("POST", f"/containers/gone/{verb}")
-        assert (status, error) == (404, {"message": "No such container: gone"}), verb
+        assert status == 404, verb
+        assert error["message"].endswith("No such container: gone"), verb
     assert (await client("DELETE", "/containers/gone"))[0] == 404
 
 

@@ -169,7 +169,7 @@ def test_bad_configurations(fields: dict[str, Any], text: str) -> None:
         ({"cpu_period": 10}, "CPU cfs period"),
         ({"cpu_quota": 10}, "CPU cfs quota"),
         ({"cpuset_cpus": "0-x"}, "Invalid value 0-x for cpuset cpus"),
-        ({"cpuset_cpus": "7"}, "Requested CPUs are not available - requested 7, available: 0,1"),
+        ({"cpuset_cpus": "7"}, "Requested CPUs are not available - requested 7, available: 0-1"),
         ({"blkio_weight": 5}, "blkio weight"),
         ({"oom_score_adj": 2000}, "oom score adj"),
         ({"shm_size": -1}, "SHM size"),

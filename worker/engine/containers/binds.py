@@ -38,9 +38,11 @@ def parse_bind(text: str) -> Bind:
     if not 1 <= len(parts) <= 3 or not all(parts):
         raise InvalidArgument(f"invalid volume specification: '{text}'")
     if len(parts) == 1:
-        return Bind("", check_destination(parts[0], text))
-    source, destination = parts[0], check_destination(parts[1], text)
+        return Bind("", check_destination(parts[0], text, "volume"))
+    kind = "bind" if parts[0].startswith("/") else "volume"
     mode = parts[2] if len(parts) == 3 else ""
+    options = _options(mode, volume=kind == "volume")
+    source, destination = parts[0], check_destination(parts[1], text, kind)
     if source.startswith("/"):
         source = posixpath.normpath(source)
     elif "/" in source:
@@ -48,39 +50,40 @@ def parse_bind(text: str) -> Bind:
             f'create {source}: "{source}" includes invalid characters for a local volume name, only '
             '"[a-zA-Z0-9][a-zA-Z0-9_.-]" are allowed. If you intended to pass a host directory, use absolute path'
         )
-    options = _options(mode, text, volume=not source.startswith("/"))
     propagation = next((option for option in options if option in _PROPAGATION), "")
     return Bind(source, destination, mode, "ro" not in options, propagation, "nocopy" not in options)
 
 
-def check_destination(path: str, text: str) -> str:
-    """A mount point in the container, cleaned. Raises InvalidArgument."""
+def check_destination(path: str, text: str = "", kind: str = "") -> str:
+    """A mount point in the container, cleaned. `text` and `kind` (`bind`, `volume`): the specification it is of.
+
+    Raises InvalidArgument.
+    """
+    where = f"invalid volume specification: '{text}': invalid mount config for type \"{kind}\": " if kind else ""
     if not path.startswith("/"):
-        raise InvalidArgument(
-            f"invalid volume specification: '{text}': invalid mount path: '{path}' mount path must be absolute"
-        )
+        raise InvalidArgument(f"{where}invalid mount path: '{path}' mount path must be absolute")
     clean = posixpath.normpath("/" + path.lstrip("/"))
     if clean == "/":
-        raise InvalidArgument(
-            f"invalid volume specification: '{text}': invalid specification: destination can't be '/'"
-        )
+        raise InvalidArgument(f"{where}invalid specification: destination can't be '/'")
     return clean
 
 
-def _options(mode: str, text: str, *, volume: bool) -> set[str]:
+def _options(mode: str, *, volume: bool) -> set[str]:
     options = [option for option in mode.split(",") if option]
     chosen = set(options)
     allowed = _ACCESS | _LABELS | (_COPY if volume else _PROPAGATION)
     groups = (_ACCESS, _LABELS, _PROPAGATION)
     bad = len(chosen) != len(options) or not chosen <= allowed or any(len(chosen & group) > 1 for group in groups)
     if bad:
-        raise InvalidArgument(f"invalid volume specification: '{text}': invalid mode: {mode}")
+        raise InvalidArgument(f"invalid mode: {mode}")
     return chosen
 
 
 def parse_volumes_from(text: str) -> tuple[str, str]:
     """`name[:ro|rw]` -> (container reference, mode or "")."""
     reference, _, mode = text.partition(":")
-    if not reference or mode not in ("", "ro", "rw", "z", "Z"):
+    if not reference:
         raise InvalidArgument(f"invalid volumes-from specification: '{text}'")
+    if mode not in ("", "ro", "rw", "z", "Z"):
+        raise InvalidArgument(f"invalid mode: {mode}")
     return reference, mode

@@ -122,7 +122,7 @@ def _directory(path: str) -> str:
 
 
 def _volumes(volumes: Iterable[str]) -> list[str]:
-    return [check_destination(path, path) for path in volumes]
+    return [check_destination(path, path, "volume") for path in volumes]
 
 
 def _set(keys: Iterable[str]) -> dict[str, Empty] | None:

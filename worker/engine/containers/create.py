@@ -12,7 +12,7 @@ from api.errors import InvalidArgument, NotFound
 from api.types.container import ContainerConfig, CreateAnswer, CreateBody, HostConfig
 from api.types.endpoint import EndpointSettings
 from base.ids import hex_id, short_id
-from worker.engine.containers.binds import Bind, parse_bind, parse_volumes_from
+from worker.engine.containers.binds import Bind, check_destination, parse_bind, parse_volumes_from
 from worker.engine.containers.config import command_line, merge_config
 from worker.engine.containers.hostconfig import normalise
 from worker.engine.containers.kit import Kit
@@ -22,6 +22,7 @@ from worker.engine.containers.records import ContainerRecord, MountRecord
 from worker.engine.containers.rootfs import Rootfs
 from worker.engine.containers.start import Starter
 from worker.engine.containers.store import Container
+from worker.engine.parts import ImageView
 from worker.engine.runtime import spec
 from worker.engine.runtime.host import RLIMITS
 
@@ -41,16 +42,26 @@ class Creator:
         checked = check_name(name) if name else None
         if not body.image:
             raise InvalidArgument("No image specified: Image is empty")
-        container_id = hex_id()
-        with self._kit.store.reserve(checked, container_id) as chosen:
-            return await self._create(container_id, chosen, body)
-
-    async def _create(self, container_id: str, name: str, body: CreateBody) -> CreateAnswer:
-        kit = self._kit
-        image = await kit.images.resolve(body.image)
-        config = merge_config(body, image.config)
         host, warnings = normalise(body.host_config, os.sched_getaffinity(0))
+        image = await self._kit.images.resolve(body.image)
+        config = merge_config(body, image.config)
         _agree(config, host)
+        container_id = hex_id()
+        # Last, as in dockerd: of a request that is wrong in itself nobody wants to hear that its name is taken.
+        with self._kit.store.reserve(checked, container_id) as chosen:
+            return await self._create(container_id, chosen, body, image, config, host, warnings)
+
+    async def _create(
+        self,
+        container_id: str,
+        name: str,
+        body: CreateBody,
+        image: ImageView,
+        config: ContainerConfig,
+        host: HostConfig,
+        warnings: list[str],
+    ) -> CreateAnswer:
+        kit = self._kit
         host = self._joined(host)
         warnings += spec.warnings(resources(host), kit.host)
         config.hostname = config.hostname or _hostname(container_id, host)
@@ -149,7 +160,8 @@ def _mount_of(bind: Bind, driver: str) -> MountRecord:
         name=bind.source,
         destination=bind.destination,
         driver=driver,
-        mode=bind.mode,
+        # What dockerd says of a named volume without a mode: shared with other containers, as far as labels go.
+        mode=bind.mode or ("z" if bind.source else ""),
         rw=bind.rw,
         anonymous=not bind.source,
         copy_up=bind.copy,
@@ -177,10 +189,10 @@ def _agree(config: ContainerConfig, host: HostConfig) -> None:
             raise InvalidArgument("conflicting options: hostname and the network mode")
         if host.port_bindings or host.publish_all_ports:
             raise InvalidArgument("conflicting options: port publishing and the container type network mode")
-        if config.exposed_ports and host.port_bindings:
-            raise InvalidArgument("conflicting options: port exposing and the container type network mode")
-        if host.dns or host.extra_hosts:
-            raise InvalidArgument("conflicting options: dns or custom host-to-IP mapping and the network mode")
+        if host.dns:
+            raise InvalidArgument("conflicting options: dns and the network mode")
+        if host.extra_hosts:
+            raise InvalidArgument("conflicting options: custom host-to-IP mapping and the network mode")
     if config.hostname and host.uts_mode == "host":
         raise InvalidArgument("conflicting options: hostname and the UTS mode")
     if config.mac_address and mode.startswith(_SHARED_NETWORK):
@@ -189,6 +201,5 @@ def _agree(config: ContainerConfig, host: HostConfig) -> None:
         if limit.name not in RLIMITS:
             raise InvalidArgument(f"invalid ulimit type: {limit.name}")
     for destination, options in (host.tmpfs or {}).items():
-        if not destination.startswith("/"):
-            raise InvalidArgument(f"invalid Tmpfs: '{destination}' is not an absolute path")
+        check_destination(destination)
         tmpfs_options(options)

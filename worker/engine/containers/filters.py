@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ def check_filters(filters: Mapping[str, Sequence[str]]) -> None:
     """Raises InvalidArgument for a value that can't be."""
     for value in filters.get("status", ()):
         if value not in STATUSES:
-            raise InvalidArgument(f"Unrecognised filter value for status: {value}")
+            raise InvalidArgument(f"Invalid filter 'status={value}'")
     for value in filters.get("exited", ()):
         if not value.lstrip("-").isdecimal():
             raise InvalidArgument(f"Invalid filter 'exited={value}'")
@@ -35,7 +36,7 @@ def check_filters(filters: Mapping[str, Sequence[str]]) -> None:
             raise InvalidArgument(f"Invalid filter 'isolation={value}'")
     for value in filters.get("health", ()):
         if value not in ("none", "starting", "healthy", "unhealthy"):
-            raise InvalidArgument(f"Unrecognised filter value for health: {value}")
+            raise InvalidArgument(f"Invalid filter 'health={value}'")
 
 
 def shows_stopped(filters: Mapping[str, Sequence[str]]) -> bool:
@@ -74,7 +75,7 @@ def _agrees(name: str, values: Sequence[str], candidate: Candidate) -> bool:
         case "id":
             return any(record.id.startswith(value) for value in values)
         case "name":
-            return any(value.removeprefix("/") in record.name for value in values)
+            return any(_named(value, record.name) for value in values)
         case "status":
             return record.status.value in values
         case "exited":
@@ -98,6 +99,16 @@ def _agrees(name: str, values: Sequence[str], candidate: Candidate) -> bool:
             offered = {**(record.config.exposed_ports or {}), **(record.host_config.port_bindings or {})}
             return any(_port(value) in offered for value in values)
     return True
+
+
+def _named(pattern: str, name: str) -> bool:
+    """A regular expression that finds something in the name, with or without its slash (as in dockerd)."""
+    if pattern in (name, f"/{name}"):
+        return True
+    try:
+        return any(re.search(pattern, text) for text in (name, f"/{name}"))
+    except re.error:
+        return False
 
 
 def _has_label(labels: Mapping[str, str], wanted: str) -> bool:

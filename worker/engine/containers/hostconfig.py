@@ -18,7 +18,8 @@ from worker.engine.containers.restart import check_policy
 from worker.engine.containers.security import check_security
 from worker.engine.runtime import capabilities
 
-MEMORY_BYTES_MIN = 4 * 1024 * 1024
+MEMORY_BYTES_MIN = 6 * 1024 * 1024
+"""Less does not start a process reliably; dockerd's floor."""
 CPU_PERIOD_US = (1000, 1_000_000)
 CPU_QUOTA_US_MIN = 1000
 RUNTIMES = ("", "crun", "runc", "default")
@@ -99,7 +100,7 @@ def resources_ok(limits: Resources, online_cpus: Collection[int], warnings: list
 def _memory(limits: Resources, warnings: list[str]) -> None:
     memory, swap, reservation = limits.memory, limits.memory_swap, limits.memory_reservation
     if memory != 0 and memory < MEMORY_BYTES_MIN:
-        raise InvalidArgument("Minimum memory limit allowed is 4MB")
+        raise InvalidArgument("Minimum memory limit allowed is 6MB")
     if memory > 0 and 0 < swap < memory:
         raise InvalidArgument("Minimum memoryswap limit should be larger than memory limit, see usage")
     if memory == 0 and swap > 0:
@@ -107,7 +108,7 @@ def _memory(limits: Resources, warnings: list[str]) -> None:
     if swap < -1:
         raise InvalidArgument(f"invalid MemorySwap: {swap}: it is -1, 0 or larger than Memory")
     if reservation != 0 and reservation < MEMORY_BYTES_MIN:
-        raise InvalidArgument("Minimum memory reservation allowed is 4MB")
+        raise InvalidArgument("Minimum memory reservation allowed is 6MB")
     if 0 < memory < reservation:
         raise InvalidArgument("Minimum memory limit can not be less than memory reservation limit, see usage")
     if limits.memory_swappiness is not None and not -1 <= limits.memory_swappiness <= 100:
@@ -127,17 +128,30 @@ def parse_cpuset(text: str, field: str) -> set[int]:
     for part in text.split(",") if text else []:
         match = re.fullmatch(r"(\d{1,4})(?:-(\d{1,4}))?", part.strip())
         if match is None or int(match[2] or match[1]) < int(match[1]):
-            raise InvalidArgument(f"Invalid value {text} for cpuset {field}")
+            raise InvalidArgument(f"Invalid value {text} for cpuset {field}: invalid format: {part}")
         found.update(range(int(match[1]), int(match[2] or match[1]) + 1))
     return found
+
+
+_CPUSET_WORDS = {"cpus": "CPUs", "mems": "memory nodes"}
+
+
+def _ranges(numbers: Collection[int]) -> str:
+    """`0-3,8` for the numbers 0, 1, 2, 3 and 8."""
+    found: list[list[int]] = []
+    for number in sorted(numbers):
+        if found and number == found[-1][1] + 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
 
 
 def _cpuset(text: str, field: str, available: Collection[int] | None) -> None:
     wanted = parse_cpuset(text, field)
     if available is not None and not wanted <= set(available):
         raise InvalidArgument(
-            f"Requested CPUs are not available - requested {text}, "
-            f"available: {','.join(str(number) for number in sorted(available))}"
+            f"Requested {_CPUSET_WORDS[field]} are not available - requested {text}, available: {_ranges(available)}"
         )
 
 
@@ -147,7 +161,7 @@ def _refused(host: HostConfig) -> None:
     if host.storage_opt:
         raise InvalidArgument("--storage-opt is not supported by the overlay storage driver of this engine")
     if host.isolation not in ("", "default"):
-        raise InvalidArgument(f"invalid isolation ({host.isolation}): it is for Windows daemons only")
+        raise InvalidArgument(f"Invalid isolation: \"{host.isolation}\" - linux only supports 'default'")
     if host.runtime not in RUNTIMES:
         raise InvalidArgument(f"Unknown runtime specified {host.runtime}")
     if host.userns_mode not in ("", "host"):

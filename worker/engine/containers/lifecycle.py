@@ -92,12 +92,16 @@ class Lifecycle:
                 raise Conflict("container is marked for removal and cannot be started")
             if container.live:
                 await self._stop(container, timeout_s)
+                self._kit.events.publish("container", "stop", container.id, container.attributes())
             await self._start_afresh(container)
         self._kit.events.publish("container", "restart", container.id, container.attributes())
 
     async def kill(self, ref: str, signal: str = "") -> None:
         """Send a signal; SIGKILL (the default) also waits for the end. Raises Conflict if it does not run."""
-        container = self._kit.store.get(ref)
+        try:
+            container = self._kit.store.get(ref)
+        except NotFound as error:
+            raise NotFound(f"Cannot kill container: {ref}: {error.message}") from None
         number = parse_signal(signal or SIGKILL)
         async with container.lock:
             if container.record.status is Status.RESTARTING:
@@ -146,13 +150,15 @@ class Lifecycle:
         container = self._kit.store.get(ref)
         if not name:
             raise InvalidArgument("Neither old nor new names may be empty")
-        checked = check_name(name)
         async with container.lock:
             old = container.record.name
-            if checked == old:
+            if name.removeprefix("/") == old:
                 raise Conflict("Renaming a container with the same name as its current name")
-            with self._kit.store.reserve(checked, container.id):
-                await self._kit.store.save(container, name=checked)
+            try:
+                with self._kit.store.reserve(check_name(name), container.id) as checked:
+                    await self._kit.store.save(container, name=checked)
+            except (Conflict, InvalidArgument) as error:
+                raise type(error)(f"Error when allocating new name: {error.message}") from None
         self._kit.events.publish("container", "rename", container.id, container.attributes(oldName=f"/{old}"))
 
     async def resize(self, ref: str, height: int, width: int) -> None:

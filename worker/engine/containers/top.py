@@ -63,7 +63,8 @@ async def _run_ps(binary: str, arguments: Sequence[str]) -> str:
         await process.wait()
         raise InvalidArgument("ps does not end") from None
     if process.returncode != 0:
-        raise InvalidArgument(f"Error running ps: {errors.decode(errors='replace').strip()}")
+        first = errors.decode(errors="replace").strip().partition("\n")[0]
+        raise InvalidArgument(f"ps: {first}")
     return output.decode(errors="replace")
 
 

@@ -7,7 +7,6 @@ forgets it (its process goes on).
 from __future__ import annotations
 
 import logging
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,7 +110,7 @@ class Execs:
     def create(self, ref: str, body: ExecBody) -> ExecAnswer:
         """Set one up; nothing runs yet. Raises Conflict if the container does not run or is paused."""
         container = self._kit.store.get(ref)
-        _check_running(container)
+        _check_running(container, ref)
         command = as_list(body.cmd)
         if not command or not command[0]:
             raise InvalidArgument("No exec command specified")
@@ -120,7 +119,7 @@ class Execs:
         self._execs[item.id] = item
         container.execs.add(item.id)
         self._forget_old(container)
-        self.publish(item, f"exec_create: {shlex.join(command)}")
+        self.publish(item, f"exec_create: {_told(command)}")
         return ExecAnswer(id=item.id)
 
     def get(self, exec_id: str) -> Exec:
@@ -140,9 +139,10 @@ class Execs:
         """
         del tty  # the setting of the create is what counts
         item = self.get(exec_id)
-        _check_running(item.container)
+        _check_running(item.container, item.container.id)
         if item.started:
-            raise Conflict(f"Exec command {item.id} is already running" if item.running else f"exec {item.id} has run")
+            state = "is already running" if item.running else "has already run"
+            raise Conflict(f"Error: Exec command {item.id} {state}")
         item.started = True
         body = item.body
         attached = not detach and (body.attach_stdin or body.attach_stdout or body.attach_stderr)
@@ -160,7 +160,7 @@ class Execs:
         item.process, item.pid, item.running = running, running.pid, True
         stream = await running.attach() if attached else None
         self._kit.owner.spawn(self._watch(item, running), name=f"exec {item.id[:12]}")
-        self.publish(item, f"exec_start: {shlex.join(item.command)}")
+        self.publish(item, f"exec_start: {_told(item.command)}")
         if stream is None:
             return None
         wiring = Wiring(
@@ -206,6 +206,7 @@ class Execs:
     async def _watch(self, item: Exec, running: Process) -> None:
         ended = await running.wait()
         item.exit_code, item.running, item.process = ended.code, False, None
+        item.container.execs.discard(item.id)
         self.publish(item, "exec_die", exitCode=str(ended.code))
 
     async def settled(self, item: Exec) -> None:
@@ -252,8 +253,8 @@ class Execs:
 
     def forget(self, container: Container) -> None:
         """Its container is gone."""
-        for exec_id in container.execs:
-            self._execs.pop(exec_id, None)
+        for exec_id in [key for key, item in self._execs.items() if item.container is container]:
+            self._execs.pop(exec_id)
         container.execs.clear()
 
     def _forget_old(self, container: Container) -> None:
@@ -262,13 +263,18 @@ class Execs:
         ]
         for item in finished[:-FINISHED_KEPT]:
             self._execs.pop(item.id)
-            container.execs.discard(item.id)
 
 
-def _check_running(container: Container) -> None:
+def _told(command: list[str]) -> str:
+    """The command as events tell it: the program, a space, its arguments."""
+    return f"{command[0]} {' '.join(command[1:])}"
+
+
+def _check_running(container: Container, called: str) -> None:
+    """`called`: the container as the client named it."""
     if container.record.status is Status.PAUSED:
-        raise Conflict(f"Container {container.id} is paused, unpause the container before exec")
+        raise Conflict(f"Container {called} is paused, unpause the container before exec")
     if container.record.status is Status.RESTARTING:
-        raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
+        raise Conflict(f"Container {called} is restarting, wait until the container is running")
     if not container.running:
         raise Conflict(f"Container {container.id} is not running")
