@@ -77,6 +77,22 @@ def resolve_remote(text: str) -> str:
     return f"{host}:{port}"
 
 
+def still_there(address: str, interfaces: Interfaces) -> bool:
+    """Whether this host can listen on the address part of `host:port`."""
+    host, _ = _split(address, "ListenAddr")
+    return ipaddress.ip_address(host).is_unspecified or host.startswith("127.") or host in interfaces.values()
+
+
+def is_literal(text: str) -> bool:
+    """Whether the user wrote an address, not an interface's name or nothing."""
+    host = text.rpartition(":")[0] if ":" in text else text
+    try:
+        ipaddress.IPv4Address(host)
+    except ValueError:
+        return False
+    return True
+
+
 def _split(text: str, field: str, default_port: str = str(SWARM_PORT)) -> tuple[str, str]:
     host, separator, port = text.rpartition(":")
     if not separator:

@@ -11,7 +11,9 @@ import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from api.errors import InvalidArgument, NotInSwarm, NotSupported, ShoalError, Unavailable
+import msgspec
+
+from api.errors import InvalidArgument, NotInSwarm, ShoalError, Unavailable
 from api.server.backends import ALREADY_IN_SWARM, NOT_A_MANAGER, WORKER_NOT_A_MANAGER, ControlBackend
 from api.server.views import cluster_info
 from api.types.cluster import SwarmInit, SwarmJoin
@@ -21,10 +23,19 @@ from base.clock import Clock
 from base.supervise import TaskOwner
 from ca import client
 from ca.identity import Identity, IdentityStore
-from daemon.addresses import interface_addresses, resolve_advertise, resolve_listen, resolve_remote
+from daemon.addresses import (
+    Interfaces,
+    interface_addresses,
+    is_literal,
+    resolve_advertise,
+    resolve_listen,
+    resolve_remote,
+    still_there,
+)
 from daemon.config import Config
-from daemon.node import NodeState, SwarmMember, read_state
+from daemon.node import NodeState, SwarmMember, read_state, write_state
 from manager.founding import found
+from manager.recovery import found_anew
 from worker.exec.controller import TaskEngine
 
 log = logging.getLogger(__name__)
@@ -72,7 +83,14 @@ class Membership:
         if state is None or identity is None:
             self._wipe()
             return
-        self._state = "pending"
+        now = readdressed(state, self._config.swarm_default_advertise_addr, interface_addresses())
+        if now != state:
+            log.info("this node has moved from=%s to=%s", state.advertise_addr, now.advertise_addr)
+            write_state(self._directory, now)
+        self._resume(now, identity)
+
+    def _resume(self, state: NodeState, identity: Identity) -> None:
+        self._state, self._error = "pending", ""
         self._member = self._make(state, identity)
         self._owner.spawn(self._come_back(self._member), name="come-back")
 
@@ -108,14 +126,36 @@ class Membership:
     async def init(self, request: SwarmInit) -> str:
         """Found a swarm with this node as its manager; returns the node's id."""
         async with self._lock:
-            if request.force_new_cluster:
-                raise NotSupported("ForceNewCluster is not offered yet")
+            if request.force_new_cluster and self._member is not None:
+                return await self._force_new_cluster(self._member, request)
             if self._member is not None:
                 raise NotInSwarm(ALREADY_IN_SWARM)
             state = self._addresses(request.listen_addr, request.advertise_addr)
             founding = found(request.spec, state.advertise_addr, self._clock)
             await self._enter(self._make(state, founding.identity), lambda member: member.start(founding))
             return founding.identity.node_id
+
+    async def _force_new_cluster(self, member: SwarmMember, request: SwarmInit) -> str:
+        """Make this manager the only one, with all it knows of nodes, services and networks."""
+        if member.identity.role != "manager":
+            raise NotInSwarm(WORKER_NOT_A_MANAGER)
+        state = self._addresses(request.listen_addr, request.advertise_addr, kept=member.state)
+        await member.stop()
+        self._member = None
+        try:
+            await asyncio.to_thread(found_anew, self._directory, state.advertise_addr, self._clock)
+            fresh = self._make(state, member.identity)
+            try:
+                await fresh.start()
+            except BaseException:
+                await fresh.stop()
+                raise
+        except BaseException:
+            self._resume(member.state, member.identity)
+            raise
+        fresh.commit()
+        self._member, self._state, self._error = fresh, "active", ""
+        return member.identity.node_id
 
     async def join(self, request: SwarmJoin) -> None:
         """Become a node of the swarm that the token is of, in the token's role."""
@@ -168,11 +208,24 @@ class Membership:
     def _make(self, state: NodeState, identity: Identity) -> SwarmMember:
         return SwarmMember(self._directory, state, identity, self._engine, self._description, self._clock)
 
-    def _addresses(self, listen: str, advertise: str, remotes: list[str] | None = None) -> NodeState:
-        interfaces = interface_addresses()
+    def _addresses(
+        self, listen: str, advertise: str, remotes: list[str] | None = None, kept: NodeState | None = None
+    ) -> NodeState:
+        """`kept`: the node's present addresses; the one it is reached at stays, unless the user names another."""
+        interfaces, default = interface_addresses(), self._config.swarm_default_advertise_addr
         bound = resolve_listen(listen, interfaces)
-        told = resolve_advertise(advertise, self._config.swarm_default_advertise_addr, bound, interfaces)
-        return NodeState(listen_addr=bound, advertise_addr=told, remote_managers=remotes or [])
+        if kept is not None and not advertise and still_there(kept.advertise_addr, interfaces):
+            told, advertise = kept.advertise_addr, kept.advertise_asked
+        else:
+            told = resolve_advertise(advertise, default, bound, interfaces)
+        return NodeState(
+            listen_addr=bound,
+            advertise_addr=told,
+            remote_managers=remotes or [],
+            listen_asked=listen,
+            advertise_asked=advertise,
+            default_advertise=default,
+        )
 
     async def _enter(self, member: SwarmMember, start: Callable[[SwarmMember], Awaitable[None]]) -> None:
         self._wipe()
@@ -212,3 +265,32 @@ class Membership:
     def _wipe(self) -> None:
         if self._directory.exists():
             shutil.rmtree(self._directory)
+
+
+def readdressed(state: NodeState, default: str, interfaces: Interfaces) -> NodeState:
+    """Where the node is reached at this start. Pure.
+
+    Another default address than at the last start is the operator's word that the node has moved. Otherwise an address
+    that the user wrote stays, and what was looked up is looked up again; what can't be found now stays as it was.
+    """
+    moved = bool(default) and default != state.default_advertise
+    try:
+        bound = state.listen_addr
+        if not is_literal(state.listen_asked) and state.listen_asked:
+            bound = resolve_listen(state.listen_asked, interfaces)
+        if moved:
+            told = resolve_advertise("", default, bound, interfaces)
+            if not still_there(bound, interfaces):
+                bound = f"{told.rpartition(':')[0]}:{bound.rpartition(':')[2]}"
+        elif is_literal(state.advertise_asked) or (
+            not state.advertise_asked and still_there(state.advertise_addr, interfaces)
+        ):
+            told = state.advertise_addr
+        else:
+            told = resolve_advertise(state.advertise_asked, default, bound, interfaces)
+    except InvalidArgument as error:
+        log.warning("the node's address was not found anew reason=%s", error)
+        return state
+    return msgspec.structs.replace(
+        state, listen_addr=bound, advertise_addr=told, default_advertise=default or state.default_advertise
+    )

@@ -43,6 +43,11 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     advertise_addr: str
     remote_managers: list[str] = []
     """Where to ask first after a restart, or for promotion."""
+    listen_asked: str = ""
+    advertise_asked: str = ""
+    """As the user wrote them: an interface's name, and nothing, are looked up anew at each start."""
+    default_advertise: str = ""
+    """The daemon's setting of that time: another one at a later start moves the node."""
 
 
 class SwarmMember:

@@ -7,7 +7,7 @@ when it is known that nothing was done.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import grpc
@@ -28,6 +28,7 @@ NO_LEADER = (
 LEADER_WAIT_S = 10.0
 FORWARD_TIMEOUT_S = 60.0
 """Longer than what the leader may take: a Raft member that joins has to catch up."""
+ANYWHERE_TIMEOUT_S = 5.0
 POLL_S = 0.1
 _NOT_LEADER = str(NotLeader().message).partition(";")[0]
 
@@ -98,6 +99,26 @@ class LeaderLink:
             if loop.time() >= deadline:
                 raise errors.Unavailable(NO_LEADER)
             await asyncio.sleep(POLL_S)
+
+    async def execute_anywhere(self, operation: ops.Operation, addrs: Sequence[str]) -> bool:
+        """Run on the leader, wherever among `addrs` (or here) it is; whether that came to pass."""
+        if self._raft.status().is_leader:
+            try:
+                await self._handlers[type(operation)](operation)
+                return True
+            except errors.ShoalError:
+                return False
+        request = ForwardRequest(method=type(operation).__name__, arguments=msgspec.msgpack.encode(operation))
+        for addr in addrs:
+            channel = self._channels(addr)
+            try:
+                await call(channel, CONTROL_CALL, request, timeout=ANYWHERE_TIMEOUT_S)
+                return True
+            except errors.ShoalError:
+                continue
+            finally:
+                await channel.close()
+        return False
 
     async def serve(self, request: ForwardRequest, peer: Peer) -> ForwardResponse:
         """The handler of CONTROL_CALL: only what this manager can do itself; a call is forwarded once at most."""

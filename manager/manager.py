@@ -41,8 +41,10 @@ from manager.leadership import Leadership, Loops
 from manager.membership import Membership, new_raft_id
 from manager.orchestrator.loop import Orchestrator
 from manager.orchestrator.reaper import Reaper
+from manager.raftkeys import RaftKeys
 from manager.roles import role_now
 from manager.scheduler.loop import Scheduler
+from manager.settings import raft_settings
 from manager.store.store import Batch, Store
 from manager.store.transitions import Component
 from raft.errors import NotLeader
@@ -53,9 +55,16 @@ from raft.transport.grpc import GrpcTransport
 log = logging.getLogger(__name__)
 
 LOG_FILE = "raft.db"
+CERTIFICATES = "certificates"
 JOIN_TIMEOUT_S = 30.0
 STOP_GRACE_S = 0.5
 REMOVED_POLL_S = 0.5
+ADDRESS_POLL_S = 1.0
+
+
+def raft_keys(state_dir: Path, clock: Clock) -> RaftKeys:
+    """The keys of the log in a node's state directory. Blocks; raises as `RaftKeys`."""
+    return RaftKeys(state_dir / CERTIFICATES, clock, log_exists=(state_dir / LOG_FILE).exists())
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,7 @@ class Manager:
             channel_factory=self._channel, own_addr=config.advertise_addr, allow=self._speaks_for
         )
         self.store = Store(clock)
+        self._keys: RaftKeys | None = None
         self._parts: _Parts | None = None
 
     @property
@@ -124,6 +134,8 @@ class Manager:
         """The node's certificate was renewed."""
         self._identity = identity
         self._tls.update(identity=identity)
+        if self._keys is not None and self._keys.rotate_if_old():
+            log.info("the raft log is sealed with a new key from now on")
 
     async def run(self, ready: asyncio.Event) -> None:
         """Serve until cancelled. Sets `ready` when the control API answers.
@@ -131,7 +143,7 @@ class Manager:
         Returns when this member has been removed from Raft (demoted, or it left).
         Raises: Unavailable when the port is taken or no manager lets it join; what broke Raft or its log.
         """
-        storage = await asyncio.to_thread(SqliteStorage, self._config.state_dir / LOG_FILE)
+        storage = await asyncio.to_thread(self._open_log)
         new = storage.raft_id() is None
         server = grpc.aio.server(options=SERVER_OPTIONS)
         gate = _Gate()
@@ -149,6 +161,11 @@ class Manager:
             else:
                 storage.close()
             self._parts = None
+
+    def _open_log(self) -> SqliteStorage:
+        path = self._config.state_dir / LOG_FILE
+        self._keys = raft_keys(self._config.state_dir, self._clock)
+        return SqliteStorage(path, self._keys.ring)
 
     async def resign(self) -> None:
         """Before a planned stop: hand leadership over, if there is anyone to take it."""
@@ -221,8 +238,11 @@ class Manager:
             async with asyncio.TaskGroup() as group:
                 group.create_task(parts.raft.run(started), name="manager/raft")
                 await started.wait()
+                if self._keys is not None:
+                    await asyncio.to_thread(self._keys.prune)
                 group.create_task(leadership.run(), name="manager/leadership")
-                group.create_task(self._follow_cluster(), name="manager/trust")
+                group.create_task(self._follow_cluster(parts.raft), name="manager/cluster")
+                group.create_task(self._tell_address(parts), name="manager/address")
                 group.create_task(self._say_when_ready(ready, new), name="manager/ready")
                 group.create_task(
                     _until_removed(parts.raft, self.store, self._identity.node_id), name="manager/removal"
@@ -254,16 +274,38 @@ class Manager:
                 await watch.next()
         ready.set()
 
-    async def _follow_cluster(self) -> None:
-        """Trust what the cluster says: root, join authorities of the present tokens, removed nodes."""
+    async def _follow_cluster(self, raft: RaftNode) -> None:
+        """Do as the cluster object says: trust its root, the join authorities of its tokens and no removed node; take
+        its Raft settings."""
         async with self.store.watch(("clusters",)) as watch:
             known: Cluster | None = None
             while True:
                 cluster = self.store.view().cluster()
                 if cluster is not None and cluster != known:
                     self._tls.update(authorities=Authorities.of(cluster, self._clock.now_ns()))
+                    raft.configure(raft_settings(cluster.spec.raft, self._config.raft))
                     known = cluster
                 await watch.next()
+
+    async def _tell_address(self, parts: _Parts) -> None:
+        """Whenever the log has another address for this member: tell the leader ours.
+
+        Nobody reaches a member that moved: it may know neither the leader nor how far the log is committed. So it
+        asks all members that Raft knows of, and compares with Raft's membership as well as with the store.
+        """
+        addr, node_id = self._config.advertise_addr, self._identity.node_id
+        operation = ops.MoveMember(node_id=node_id, addr=addr)
+        async with self.store.watch(("nodes",)) as watch:
+            while True:
+                members = parts.raft.status().members
+                own = members.pop(parts.raft.raft_id, None)
+                node = self.store.view().get(Node, node_id)
+                status = node.manager_status if node is not None else None
+                stale = status is not None and status.raft_id == parts.raft.raft_id and status.addr != addr
+                if stale or (own is not None and own.addr != addr):
+                    others = [member.addr for member in members.values()]
+                    await parts.link.execute_anywhere(operation, [*others, *self._join_addrs])
+                await watch.next(ADDRESS_POLL_S)
 
     # --- joining and leaving ------------------------------------------------------------------------------------
 

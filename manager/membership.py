@@ -6,6 +6,7 @@ new one, since its old self may have voted.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable
@@ -39,12 +40,15 @@ class Membership:
     def __init__(self, store: Store, raft: RaftNode) -> None:
         self._store = store
         self._raft = raft
+        self._changing = asyncio.Lock()
+        """A joiner's old id is gone before its new one is written: nobody else may judge by that in between."""
 
     def handlers(self) -> ops.Handlers:
         return {
             ops.RegisterNode: self.register_node,
             ops.JoinMember: self.join,
             ops.LeaveMember: self.leave,
+            ops.MoveMember: self.move,
             ops.GetMembers: self.members,
         }
 
@@ -57,6 +61,7 @@ class Membership:
                 await watch.next(KEEP_S)
 
     async def _keep(self) -> None:
+        await self._step("clean-up", self._settle_former())
         for node in self._store.view().all(Node):
             if node.manager_status is not None and node.spec.role == "worker":
                 await self._step("demotion", self._demote(node, node.manager_status))
@@ -122,11 +127,12 @@ class Membership:
             raise errors.Forbidden(f"node {operation.node_id} is not part of the swarm")
         if node.spec.role != "manager":
             raise errors.Forbidden(f"node {operation.node_id} is not to be a manager")
-        if node.manager_status is not None and node.manager_status.raft_id:
-            await self.remove(node.manager_status.raft_id)
         raft_id = new_raft_id()
-        await self._set_manager_status(operation.node_id, ManagerStatus(raft_id=raft_id, addr=operation.addr))
-        await self._raft.add_learner(raft_id, operation.addr)
+        async with self._changing:
+            if node.manager_status is not None and node.manager_status.raft_id:
+                await self.remove(node.manager_status.raft_id)
+            await self._set_manager_status(operation.node_id, ManagerStatus(raft_id=raft_id, addr=operation.addr))
+            await self._raft.add_learner(raft_id, operation.addr)
         log.info("manager joins node=%s raft_id=%x addr=%s", operation.node_id, raft_id, operation.addr)
         return RaftJoinResponse(raft_id=raft_id, peers=self._peers())
 
@@ -143,6 +149,18 @@ class Membership:
             raise NotLeader
         await self.remove(raft_id)
         await self._set_manager_status(node.id, None)
+
+    async def move(self, operation: ops.MoveMember) -> None:
+        """Raft first: it is what has to reach the member."""
+        node = self._store.view().get(Node, operation.node_id)
+        if node is None or node.manager_status is None:
+            raise errors.NotFound(f"node {operation.node_id} is no manager")
+        status = node.manager_status
+        member = self._raft.status().members.get(status.raft_id)
+        if member is not None and member.addr != operation.addr:
+            await self._raft.update_addr(status.raft_id, operation.addr)
+        await self._set_manager_status(node.id, msgspec.structs.replace(status, addr=operation.addr))
+        log.info("manager moved node=%s addr=%s", node.id, operation.addr)
 
     async def members(self, operation: ops.GetMembers) -> ops.Members:
         return {
@@ -162,6 +180,20 @@ class Membership:
         await self.remove(status.raft_id)
         await self._set_manager_status(node.id, None)
         log.info("manager demoted node=%s", node.id)
+
+    async def _settle_former(self) -> None:
+        """Nodes whose Raft id was taken out are no managers, whatever was interrupted in between: so is everybody but
+        one after `--force-new-cluster`. They become workers, and may be promoted again."""
+        async with self._changing:
+            former = self._raft.status().former
+
+            def change(batch: Batch) -> None:
+                for node in batch.view.all(Node):
+                    if node.manager_status is not None and node.manager_status.raft_id in former:
+                        spec = msgspec.structs.replace(node.spec, role="worker")
+                        batch.put(msgspec.structs.replace(node, manager_status=None, spec=spec))
+
+            await self._store.update(Component.MANAGER, change)
 
     async def _set_manager_status(self, node_id: str, status: ManagerStatus | None) -> None:
         def change(batch: Batch) -> None:

@@ -79,6 +79,13 @@ class LeaveMember(Operation, frozen=True, kw_only=True):
     node_id: str
 
 
+class MoveMember(Operation, frozen=True, kw_only=True):
+    """A manager that is a Raft member already is reached at another address now."""
+
+    node_id: str
+    addr: str
+
+
 class GetMembers(Operation, frozen=True, kw_only=True):
     """How the leader sees the Raft members."""
 
@@ -103,6 +110,7 @@ OPERATIONS: Final[dict[type[Operation], Any]] = {
     RegisterNode: None,
     JoinMember: RaftJoinResponse,
     LeaveMember: None,
+    MoveMember: None,
     GetMembers: Members,
 }
 """Each operation and the type of its answer."""

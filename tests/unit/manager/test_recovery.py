@@ -1,0 +1,151 @@
+"""Managers that move, lose their majority, or change their settings and keys. Engines are made up; the rest is real."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from api import errors
+from api.types.objects import Node
+from api.types.swarm import RaftConfig as Wished
+from base.clock import NS, Clock
+from manager.manager import raft_keys
+from manager.raftkeys import FILE, ROTATE_AGE_NS, RaftKeys
+from manager.recovery import found_anew
+from manager.settings import raft_settings
+from raft.contract import RaftConfig
+from tests.unit.manager.swarm import CLOCK, Host, Swarm, free_addr, service_spec
+
+replace = msgspec.structs.replace
+
+
+async def test_the_last_manager_of_three_begins_anew_with_everything_and_takes_new_ones(tmp_path: Path) -> None:
+    async with Swarm(tmp_path) as swarm:
+        first, second, third = swarm.first, await swarm.add_manager("m2"), await swarm.add_manager("m3")
+        await first.control().create_service(service_spec(replicas=2))
+        await swarm.until_running("web", 2)
+        for host in (second, third, first):
+            await host.kill()
+        found_anew(first.directory, first.addr, CLOCK)
+        await first.start_manager()
+        first.start_agent()
+        nodes = await first.control().list_nodes({})
+        assert {node.id for node in nodes} == {host.identity.node_id for host in swarm.hosts.values()}
+        await swarm.until_running("web", 2)
+
+        async def others_are_workers() -> bool:
+            nodes = await first.control().list_nodes({"role": ["worker"]})
+            return len(nodes) == 2 and all(node.manager_status is None for node in nodes)
+
+        await swarm.until(others_are_workers)
+        assert len(first.control_raft().status().members) == 1
+        fourth = await swarm.add_manager("m4")
+        assert (await fourth.control().get_service("web")).spec.name == "web"
+        assert second.identity.node_id not in {node_id for node_id, _ in managers_of(first)}
+
+
+def managers_of(host: Host) -> list[tuple[str, str]]:
+    assert host.manager is not None
+    return host.manager.managers()
+
+
+async def test_a_manager_that_moved_says_so_and_is_reached_there(tmp_path: Path) -> None:
+    async with Swarm(tmp_path) as swarm:
+        second, third = await swarm.add_manager("m2"), await swarm.add_manager("m3")
+        for host in (third, swarm.first):  # a follower, then whoever led
+            await host.kill()
+            host.addr = free_addr()
+            await host.start_manager()
+            host.start_agent()
+
+            def known(host: Host = host) -> bool:
+                members = second.control_raft().status().members
+                return dict(managers_of(second)).get(host.identity.node_id) == host.addr and any(
+                    member.addr == host.addr for member in members.values()
+                )
+
+            await swarm.until(known)
+            await host.control().list_nodes({})
+        nodes = await third.control().list_nodes({})
+        assert all(node.manager_status and node.manager_status.reachability == "reachable" for node in nodes)
+
+
+async def test_a_lone_manager_that_moved_needs_nobody(tmp_path: Path) -> None:
+    async with Swarm(tmp_path) as swarm:
+        first = swarm.first
+        await first.kill()
+        first.addr = free_addr()
+        manager = await first.start_manager()
+
+        def told() -> bool:
+            node = manager.store.view().get(Node, first.identity.node_id)
+            return node is not None and node.manager_status is not None and node.manager_status.addr == first.addr
+
+        await swarm.until(told)
+
+
+async def test_raft_settings_of_the_swarm_take_effect_while_it_runs(tmp_path: Path) -> None:
+    async with Swarm(tmp_path) as swarm:
+        second = await swarm.add_manager("m2")
+        cluster = await second.control().get_cluster()
+        spec = replace(cluster.spec, raft=replace(cluster.spec.raft, snapshot_interval=5, election_tick=6))
+        await second.control().update_cluster(spec, cluster.meta.version)
+        raft = second.control_raft()
+        await swarm.until(lambda: raft._core.limits.election_tick == 20)
+        await second.control().create_service(service_spec(replicas=3))
+        await swarm.until(lambda: raft._core.log.snapshot.index > cluster.meta.version)
+
+
+def test_settings_are_in_thirds_of_seconds_and_leave_three_heartbeats() -> None:
+    present = RaftConfig()
+    default = Wished(snapshot_interval=10_000, log_entries_for_slow_followers=500, heartbeat_tick=1, election_tick=3)
+    assert raft_settings(default, present) == present
+    assert raft_settings(Wished(), present) == present
+    slow = raft_settings(Wished(heartbeat_tick=5, election_tick=6, keep_old_snapshots=2), present)
+    assert (slow.limits.heartbeat_tick, slow.limits.election_tick, slow.keep_old_snapshots) == (5, 20, 2)
+    assert raft_settings(Wished(heartbeat_tick=9, election_tick=10), present).limits.election_tick == 33
+    assert raft_settings(Wished(heartbeat_tick=9, election_tick=8), present).limits.election_tick == 27
+
+
+@dataclass
+class Later(Clock):
+    now: int = 10**18
+
+    def now_ns(self) -> int:
+        return self.now
+
+    def monotonic(self) -> float:
+        return self.now / NS
+
+
+def test_a_key_is_made_once_rotated_when_old_and_forgotten_when_unused(tmp_path: Path) -> None:
+    clock = Later()
+    keys = RaftKeys(tmp_path, clock, log_exists=False)
+    assert (tmp_path / FILE).stat().st_mode & 0o777 == 0o600
+    sealed = keys.ring.seal(b"x", b"p")
+    assert RaftKeys(tmp_path, clock, log_exists=True).ring.open(sealed, b"p") == b"x"
+    assert not keys.rotate_if_old()
+    clock.now += ROTATE_AGE_NS + NS
+    assert keys.rotate_if_old()
+    newer = keys.ring.seal(b"y", b"p")
+    again = RaftKeys(tmp_path, clock, log_exists=True)
+    assert (again.ring.open(sealed, b"p"), again.ring.open(newer, b"p")) == (b"x", b"y")
+    again.prune()
+    last = RaftKeys(tmp_path, clock, log_exists=True)
+    assert last.ring.open(sealed, b"p") == b"x"
+    unused = RaftKeys(tmp_path, clock, log_exists=True)
+    unused.ring.open(newer, b"p")
+    unused.prune()
+    with pytest.raises(errors.Internal, match="does not have"):
+        RaftKeys(tmp_path, clock, log_exists=True).ring.open(sealed, b"p")
+
+
+def test_a_log_without_its_key_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "raft.db").write_bytes(os.urandom(10))
+    with pytest.raises(errors.Unavailable, match="key"):
+        raft_keys(tmp_path, CLOCK)
+    assert not (tmp_path / "certificates").exists()
