@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 
 from api.server.app import App
-from api.server.routers import container, image, network, node, service, swarm, system, task, volume
+from api.server.routers import build, container, image, network, node, service, swarm, system, task, volume
 from api.server.routers import exec as exec_router
 from base.clock import SystemClock
 from daemon import VERSION
@@ -38,6 +38,7 @@ class Daemon:
             *container.routes(self._engine.containers),
             *exec_router.routes(self._engine.containers.execs),
             *image.routes(self._engine.images),
+            *build.routes(self._engine.builder, self._engine.images),
             *network.routes(self._engine.networks, self._engine.containers),
             *volume.routes(self._engine.volumes),
             *swarm.routes(self._membership),

@@ -13,7 +13,9 @@ from pathlib import Path
 from api.errors import NotFound
 from api.wire.ipam import AddressPools
 from base.clock import Clock
+from daemon import VERSION
 from daemon.config import Config
+from worker.engine.builder.builder import Builder
 from worker.engine.containers.engine import Containers
 from worker.engine.events.bus import EventBus
 from worker.engine.images.builtin import ensure_busybox
@@ -54,6 +56,7 @@ class Engine:
             exec_root=run,
             clock=clock,
         )
+        self.builder = Builder(self.images, self.containers, self.events, data, clock, VERSION)
         # Images and containers know of each other: the one direction is a call, the other this question.
         self.store.container_running = self._is_running
         self._open = contextlib.AsyncExitStack()
@@ -79,6 +82,7 @@ class Engine:
             stack.push_async_callback(self.runtime.close)
             await self.containers.start_up()
             stack.push_async_callback(self.containers.close)
+            await self.builder.start_up()
             if BUSYBOX.exists():
                 await ensure_busybox(self.store, BUSYBOX)
             self._open = stack.pop_all()

@@ -60,7 +60,7 @@ async def read_json(request: web.Request, kind: type[T], *, optional: bool = Fal
         data += more
     if len(data) > JSON_BODY_BYTES_MAX:
         raise InvalidArgument(f"request body is larger than {JSON_BODY_BYTES_MAX} bytes")
-    if not data.strip():
+    if data.strip() in (b"", b"null"):
         if optional:
             return kind()
         raise InvalidArgument("request body is missing: invalid JSON: EOF")

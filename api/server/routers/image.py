@@ -33,7 +33,15 @@ Report = Callable[[dict[str, Any]], None]
 Work = Callable[[Report], Awaitable[object]]
 
 
-class ImageBackend(Protocol):
+class Drives(Protocol):
+    """Runs long work."""
+
+    async def drive(self, work: Work, send: Callable[[dict[str, Any]], Awaitable[None]]) -> object:
+        """Run `work`, sending what it reports at the client's pace; a client that leaves ends it."""
+        ...
+
+
+class ImageBackend(Drives, Protocol):
     """What is asked of the engine's images."""
 
     def list(
@@ -66,12 +74,9 @@ class ImageBackend(Protocol):
 
     def save(self, wanted: Sequence[str]) -> AsyncIterator[bytes]: ...
 
-    async def drive(self, work: Work, send: Callable[[dict[str, Any]], Awaitable[None]]) -> object:
-        """Run `work`, sending what it reports at the client's pace; a client that leaves ends it."""
-        ...
 
-
-async def _streamed(request: web.Request, backend: ImageBackend, work: Work) -> web.StreamResponse:
+async def streamed(request: web.Request, backend: Drives, work: Work) -> web.StreamResponse:
+    """Send what `work` reports as a JSON stream. What fails before its first report is a status."""
     stream: JsonStream | None = None
 
     async def send(message: dict[str, Any]) -> None:
@@ -120,11 +125,11 @@ def routes(backend: ImageBackend) -> list[Route]:
         tag = text(request, "tag")
         if image:
             auth = auth_config(request)
-            return await _streamed(request, backend, lambda report: backend.pull_tags(image, tag, auth, report))
+            return await streamed(request, backend, lambda report: backend.pull_tags(image, tag, auth, report))
         repository = text(request, "repo")
         reference = f"{repository}:{tag}" if repository and tag else repository
         changes = request.query.getall("changes", [])
-        return await _streamed(
+        return await streamed(
             request,
             backend,
             lambda report: backend.import_image(
@@ -139,7 +144,7 @@ def routes(backend: ImageBackend) -> list[Route]:
 
     async def push(request: web.Request) -> web.StreamResponse:
         name, tag, auth = request.match_info["name"], text(request, "tag"), auth_config(request)
-        return await _streamed(request, backend, lambda report: backend.push(name, tag, auth, report))
+        return await streamed(request, backend, lambda report: backend.push(name, tag, auth, report))
 
     async def tag_image(request: web.Request) -> web.StreamResponse:
         await backend.tag(request.match_info["name"], text(request, "repo"), text(request, "tag"))
@@ -160,16 +165,10 @@ def routes(backend: ImageBackend) -> list[Route]:
     async def load(request: web.Request) -> web.StreamResponse:
         quiet = flag(request, "quiet")
         body = request.content.iter_chunked(_CHUNK)
-        return await _streamed(request, backend, lambda report: backend.load(body, report, quiet=quiet))
+        return await streamed(request, backend, lambda report: backend.load(body, report, quiet=quiet))
 
     async def search(request: web.Request) -> web.StreamResponse:
         raise NotSupported("searching Docker Hub is not supported: no registry offers the search of API v1 any more")
-
-    async def build(request: web.Request) -> web.StreamResponse:
-        raise NotSupported("building images is not supported yet")
-
-    async def commit(request: web.Request) -> web.StreamResponse:
-        raise NotSupported("committing a container is not supported yet")
 
     return [
         Route("GET", "/images/json", list_images),
@@ -177,8 +176,6 @@ def routes(backend: ImageBackend) -> list[Route]:
         Route("GET", "/images/get", save_many),
         Route("POST", "/images/create", create, cancellable=True),
         Route("POST", "/images/load", load, cancellable=True),
-        Route("POST", "/build", build),
-        Route("POST", "/commit", commit),
         Route("GET", "/images/{name:.+}/json", inspect),
         Route("GET", "/images/{name:.+}/history", history),
         Route("GET", "/images/{name:.+}/get", save_one),

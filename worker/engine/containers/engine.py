@@ -176,6 +176,16 @@ class Containers:
         """The live object."""
         return self._kit.store.get(ref)
 
+    def upper(self, ref: str) -> Path:
+        """The directory of what it wrote over its image, in overlayfs's form."""
+        return self._kit.layout.upper(self._kit.store.get(ref).id)
+
+    async def labelled(self, label: str) -> Sequence[ContainerSummary]:
+        """All containers with a label (`name` or `name=value`), running or not."""
+        return await self._lister.list(
+            all_states=True, limit=0, size=False, filters={"label": [label]}, since="", before=""
+        )
+
     async def inspect(self, ref: str, size: bool = False) -> ContainerInspect:
         return await self._inspector.inspect(ref, size=size)
 

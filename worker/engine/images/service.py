@@ -18,9 +18,9 @@ from api.types.auth import AuthConfig
 from api.types.image import ImageHistoryItem, ImageInspect, ImageRemoved, ImageSummary
 from base.clock import rfc3339nano
 from base.ids import short_id
+from worker.engine.builder.changes import apply_changes
 from worker.engine.images import limits, names, views
 from worker.engine.images.archive import Archive, ArchivedImage, Slice, open_archive
-from worker.engine.images.changes import apply_changes
 from worker.engine.images.compression import format_of, read_plain
 from worker.engine.images.ingestion import Ingestion
 from worker.engine.images.layers import chain_id

@@ -1,0 +1,1 @@
+"""The classic image builder: Dockerfiles into images, step by step, with a cache."""

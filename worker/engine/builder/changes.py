@@ -1,0 +1,28 @@
+"""Instructions that change a configuration without a build: `--change` of commit and import. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from api.errors import InvalidArgument
+from worker.engine.builder.arguments import BuildArguments
+from worker.engine.builder.dockerfile import parse
+from worker.engine.builder.evaluate import Config, State, evaluate
+
+ALLOWED = frozenset(
+    {"CMD", "ENTRYPOINT", "HEALTHCHECK", "ENV", "EXPOSE", "LABEL", "ONBUILD", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR"}
+)
+
+
+def apply_changes(config: Config, changes: Sequence[str]) -> Config:
+    """`config` with the instructions applied, in order. Raises InvalidArgument naming the instruction."""
+    if not any(change.strip() for change in changes):
+        return dict(config)
+    instructions = parse("\n".join(changes)).instructions
+    for instruction in instructions:
+        if instruction.name not in ALLOWED:
+            raise InvalidArgument(f"{instruction.name} is not a valid change command")
+    state = State(dict(config), BuildArguments({}))
+    for instruction in instructions:
+        state.config, _words = evaluate(instruction, state)
+    return state.config
