@@ -199,6 +199,17 @@ class Change(Api, kw_only=True):
     """0 modified, 1 added, 2 deleted."""
 
 
+class PathStat(Api, kw_only=True):
+    """The header X-Docker-Container-Path-Stat, before base64."""
+
+    name: str = msgspec.field(name="name")
+    size: int = msgspec.field(name="size")
+    mode: int = msgspec.field(name="mode")
+    """Permissions, and the kind in the high bits: 1 << 31 is a directory."""
+    mtime: str = msgspec.field(name="mtime")
+    link_target: str = msgspec.field(name="linkTarget", default="")
+
+
 class MountPoint(Api, kw_only=True):
     """A volume or bind of a container."""
 

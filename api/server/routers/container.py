@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import msgspec
 from aiohttp import web
 
 from api.errors import InvalidArgument, NotSupported
@@ -30,6 +32,7 @@ from api.types.container import (
     ContainerSummary,
     CreateAnswer,
     CreateBody,
+    PathStat,
     TopAnswer,
     UpdateBody,
     WaitAnswer,
@@ -55,6 +58,7 @@ FILTERS = (
     "status",
     "volume",
 )
+PATH_STAT = "X-Docker-Container-Path-Stat"
 RAW_STREAM = "application/vnd.docker.raw-stream"
 
 
@@ -85,6 +89,14 @@ class ContainerBackend(Protocol):
     async def inspect(self, ref: str, size: bool = False) -> ContainerInspect: ...
 
     async def top(self, ref: str, ps_args: str = "") -> TopAnswer: ...
+
+    async def archive_stat(self, ref: str, path: str) -> PathStat: ...
+
+    async def archive_get(self, ref: str, path: str) -> tuple[PathStat, AsyncGenerator[bytes, None]]: ...
+
+    async def archive_put(
+        self, ref: str, path: str, body: AsyncIterator[bytes], *, keep_kinds: bool = False, as_user: bool = False
+    ) -> None: ...
 
     def logs(self, ref: str, options: LogOptions) -> AsyncIterator[bytes]: ...
 
@@ -258,8 +270,25 @@ class ContainerRoutes:
                 await stream.send(document)
         return stream.response
 
-    async def archive(self, request: web.Request) -> web.StreamResponse:
-        raise NotSupported("copying files from and to containers (archive) is not offered yet")
+    async def archive_stat(self, request: web.Request) -> web.StreamResponse:
+        found = await self._backend.archive_stat(_name(request), text(request, "path"))
+        response = empty(200)
+        response.headers[PATH_STAT] = _header(found)
+        return response
+
+    async def archive_get(self, request: web.Request) -> web.StreamResponse:
+        found, pieces = await self._backend.archive_get(_name(request), text(request, "path"))
+        return await send_all(request, pieces, "application/x-tar", headers={PATH_STAT: _header(found)})
+
+    async def archive_put(self, request: web.Request) -> web.StreamResponse:
+        await self._backend.archive_put(
+            _name(request),
+            text(request, "path"),
+            request.content.iter_any(),
+            keep_kinds=flag(request, "noOverwriteDirNonDir"),
+            as_user=flag(request, "copyUIDGID"),
+        )
+        return empty(200)
 
     async def attach_ws(self, request: web.Request) -> web.StreamResponse:
         raise NotSupported("attaching over a websocket is not offered yet, use POST attach")
@@ -291,18 +320,24 @@ def routes(backend: ContainerBackend) -> list[Route]:
         Route("GET", f"{one}/attach/ws", on.attach_ws),
         Route("POST", f"{one}/wait", on.wait, cancellable=True),
         Route("DELETE", one, on.remove),
-        Route("HEAD", f"{one}/archive", on.archive),
-        Route("GET", f"{one}/archive", on.archive),
-        Route("PUT", f"{one}/archive", on.archive),
+        Route("HEAD", f"{one}/archive", on.archive_stat),
+        Route("GET", f"{one}/archive", on.archive_get),
+        Route("PUT", f"{one}/archive", on.archive_put),
     ]
 
 
 async def send_all(
-    request: web.Request, pieces: AsyncIterator[bytes], content_type: str, first: bytes = b""
+    request: web.Request,
+    pieces: AsyncIterator[bytes],
+    content_type: str,
+    first: bytes = b"",
+    headers: Mapping[str, str] | None = None,
 ) -> web.StreamResponse:
     """Send the pieces as one chunked answer; a client that leaves ends the source."""
-    response = await raw_stream(request, content_type)
+    request[HEADERS].update(headers or {})
+    response = web.StreamResponse()
     try:
+        response = await raw_stream(request, content_type)
         if first:
             await response.write(first)
         async for piece in pieces:
@@ -339,6 +374,10 @@ def screen(request: web.Request) -> tuple[int, int]:
     if height is None or width is None or height < 0 or width < 0:
         raise InvalidArgument("h and w: the height and width in characters are needed")
     return height, width
+
+
+def _header(found: PathStat) -> str:
+    return base64.b64encode(msgspec.json.encode(found)).decode()
 
 
 def _moment(request: web.Request, name: str) -> int:

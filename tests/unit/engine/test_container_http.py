@@ -337,5 +337,4 @@ async def test_resize(client: Client, bench: Bench) -> None:
 
 async def test_what_is_not_offered_says_so(client: Client, bench: Bench) -> None:
     await bench.create("web")
-    assert (await client("GET", "/containers/web/archive?path=/"))[0] == 501
     assert (await client("GET", "/containers/web/attach/ws"))[0] == 501

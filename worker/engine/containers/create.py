@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 
@@ -24,7 +25,9 @@ from worker.engine.containers.start import Starter
 from worker.engine.containers.store import Container
 from worker.engine.parts import ImageView
 from worker.engine.runtime import spec
-from worker.engine.runtime.host import RLIMITS
+from worker.engine.runtime.host import RLIMITS, memory_nodes
+
+log = logging.getLogger(__name__)
 
 _SHARED_NETWORK = ("host", "container:")
 
@@ -42,7 +45,7 @@ class Creator:
         checked = check_name(name) if name else None
         if not body.image:
             raise InvalidArgument("No image specified: Image is empty")
-        host, warnings = normalise(body.host_config, os.sched_getaffinity(0))
+        host, warnings = normalise(body.host_config, os.sched_getaffinity(0), memory_nodes())
         image = await self._kit.images.resolve(body.image)
         config = merge_config(body, image.config)
         _agree(config, host)
@@ -77,7 +80,11 @@ class Creator:
             path=line[0],
             args=line[1:],
         )
-        await kit.networks.check(self._starter.request(record, checking=True))
+        try:
+            await kit.networks.check(self._starter.request(record, checking=True))
+        except NotFound:
+            # The start will say so: of a 404 here clients think that the image is missing, and pull it.
+            log.info("container made for a network that is not there yet container=%s", container_id)
         async with contextlib.AsyncExitStack() as undo:
             mounts = await self._mounts(record, undo)
             record = msgspec.structs.replace(record, mounts=mounts)

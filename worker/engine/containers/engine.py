@@ -6,7 +6,7 @@ a container that is being started or stopped; `close` leaves containers running,
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from api.types.container import (
     ContainerSummary,
     CreateAnswer,
     CreateBody,
+    PathStat,
     TopAnswer,
     UpdateBody,
     WarningsAnswer,
@@ -23,6 +24,7 @@ from api.types.container import (
 from api.types.endpoint import EndpointSettings
 from api.types.stream import AttachOptions, LogOptions
 from base.clock import Clock
+from worker.engine.containers.archive import Archiver
 from worker.engine.containers.attach import Attacher, AttachSession
 from worker.engine.containers.changes import Changes
 from worker.engine.containers.create import Creator
@@ -98,6 +100,7 @@ class Containers:
         self._stats = Stats(kit)
         self._changes = Changes(kit)
         self._exporter = Exporter(kit, rootfs)
+        self._archiver = Archiver(kit, rootfs)
         self._updater = Updater(kit)
         self._membership = Membership(kit, starter)
 
@@ -108,6 +111,7 @@ class Containers:
     async def close(self) -> None:
         """Stop watching; containers run on."""
         await self._kit.owner.close()
+        self._archiver.close()
         self._kit.disk.close()
 
     # --- one container's life ----------------------------------------------------------------------------------
@@ -215,6 +219,19 @@ class Containers:
 
     async def export(self, ref: str) -> AsyncIterator[bytes]:
         return await self._exporter.export(ref)
+
+    async def archive_stat(self, ref: str, path: str) -> PathStat:
+        return await self._archiver.stat(ref, path)
+
+    async def archive_get(self, ref: str, path: str) -> tuple[PathStat, AsyncGenerator[bytes, None]]:
+        """What is at `path` and a tar of it; the caller reads the tar to its end or closes it."""
+        return await self._archiver.get(ref, path)
+
+    async def archive_put(
+        self, ref: str, path: str, body: AsyncIterator[bytes], *, keep_kinds: bool = False, as_user: bool = False
+    ) -> None:
+        """Raises NotFound, InvalidArgument, Forbidden (read-only)."""
+        await self._archiver.put(ref, path, body, keep_kinds=keep_kinds, as_user=as_user)
 
     def logs(self, ref: str, options: LogOptions) -> AsyncIterator[bytes]:
         """The log as bytes for the wire: frames, or raw with a terminal."""

@@ -41,10 +41,12 @@ _IPC_SYSCTLS = (
 )
 
 
-def normalise(host: HostConfig, online_cpus: Collection[int]) -> tuple[HostConfig, list[str]]:
+def normalise(
+    host: HostConfig, online_cpus: Collection[int], memory_nodes: Collection[int] = (0,)
+) -> tuple[HostConfig, list[str]]:
     """The host configuration as kept, and warnings. Raises InvalidArgument or NotSupported naming the field."""
     warnings: list[str] = []
-    resources_ok(host, online_cpus, warnings)
+    resources_ok(host, online_cpus, warnings, memory_nodes)
     _refused(host)
     check_policy(host.restart_policy)
     check_security(host.security_opt or [])
@@ -58,6 +60,7 @@ def normalise(host: HostConfig, online_cpus: Collection[int]) -> tuple[HostConfi
     changed = msgspec.structs.replace(
         host,
         network_mode=host.network_mode or "default",
+        ipc_mode=host.ipc_mode or "shareable",
         shm_size=host.shm_size or DEFAULT_SHM_BYTES,
         log_config=log_config(host.log_config),
         port_bindings=port_bindings(host.port_bindings or {}),
@@ -70,7 +73,9 @@ def normalise(host: HostConfig, online_cpus: Collection[int]) -> tuple[HostConfi
     return changed, warnings
 
 
-def resources_ok(limits: Resources, online_cpus: Collection[int], warnings: list[str]) -> None:
+def resources_ok(
+    limits: Resources, online_cpus: Collection[int], warnings: list[str], memory_nodes: Collection[int] = (0,)
+) -> None:
     """Raises InvalidArgument with Docker's texts for limits that can't be; adds warnings."""
     _memory(limits, warnings)
     low, high = CPU_PERIOD_US
@@ -81,7 +86,7 @@ def resources_ok(limits: Resources, online_cpus: Collection[int], warnings: list
     if limits.cpu_shares < 0:
         raise InvalidArgument(f"invalid CPU shares ({limits.cpu_shares}): value must be a positive integer")
     _cpuset(limits.cpuset_cpus, "cpus", online_cpus)
-    _cpuset(limits.cpuset_mems, "mems", None)
+    _cpuset(limits.cpuset_mems, "mems", memory_nodes)
     if limits.blkio_weight != 0 and not 10 <= limits.blkio_weight <= 1000:
         raise InvalidArgument("Range of blkio weight is from 10 to 1000")
     for field in ("weight_device", "device_read_bps", "device_write_bps", "device_read_iops", "device_write_iops"):
@@ -147,9 +152,8 @@ def _ranges(numbers: Collection[int]) -> str:
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
 
 
-def _cpuset(text: str, field: str, available: Collection[int] | None) -> None:
-    wanted = parse_cpuset(text, field)
-    if available is not None and not wanted <= set(available):
+def _cpuset(text: str, field: str, available: Collection[int]) -> None:
+    if not parse_cpuset(text, field) <= set(available):
         raise InvalidArgument(
             f"Requested {_CPUSET_WORDS[field]} are not available - requested {text}, available: {_ranges(available)}"
         )

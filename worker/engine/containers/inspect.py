@@ -30,7 +30,9 @@ class Inspector:
         writable, whole = await self._sizes.of(record) if size else (msgspec.UNSET, msgspec.UNSET)
         layout = self._kit.layout
         directory = layout.directory(record.id)
-        to_file = record.host_config.log_config.type == "json-file"
+        # The files are made by the first start.
+        made = record.started_ns != 0 or container.running
+        to_file = made and record.host_config.log_config.type == "json-file"
         return ContainerInspect(
             id=record.id,
             created=rfc3339nano(record.created_ns),
@@ -38,9 +40,9 @@ class Inspector:
             args=record.args,
             state=state_of(container),
             image=record.image_id,
-            resolv_conf_path=str(sandbox.resolv_conf) if sandbox else str(directory / "resolv.conf"),
-            hostname_path=str(sandbox.hostname) if sandbox else str(directory / "hostname"),
-            hosts_path=str(sandbox.hosts) if sandbox else str(directory / "hosts"),
+            resolv_conf_path=str(sandbox.resolv_conf if sandbox else directory / "resolv.conf") if made else "",
+            hostname_path=str(sandbox.hostname if sandbox else directory / "hostname") if made else "",
+            hosts_path=str(sandbox.hosts if sandbox else directory / "hosts") if made else "",
             log_path=str(layout.log(record.id)) if to_file else "",
             name=f"/{record.name}",
             restart_count=record.restart_count,

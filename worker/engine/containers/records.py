@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from api.types.base import Record
 from api.types.container import ContainerConfig, HostConfig
 from api.types.endpoint import EndpointSettings
@@ -28,6 +30,10 @@ class MountRecord(Record, frozen=True, kw_only=True):
     """Made for this container alone: goes with it when its volumes are removed too."""
     copy_up: bool = False
     """Still to be filled from the image, if it is empty at the first start."""
+
+    def filled(self) -> MountRecord:
+        """Once that is done."""
+        return msgspec.structs.replace(self, copy_up=False)
 
 
 class ContainerRecord(Record, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ from api.errors import Conflict, Internal, InvalidArgument, ShoalError
 from worker.engine.containers.inroot import copy_up, make_directories, read_text
 from worker.engine.containers.kit import Kit
 from worker.engine.containers.plan import Surroundings, process_io, settings
-from worker.engine.containers.records import ContainerRecord, MountRecord
+from worker.engine.containers.records import ContainerRecord
 from worker.engine.containers.rootfs import Rootfs
 from worker.engine.containers.states import Status
 from worker.engine.containers.store import Container
@@ -58,7 +58,7 @@ class Starter:
                     started_ns=kit.clock.now_ns(),
                     finished_ns=container.record.finished_ns,
                     manually_stopped=False,
-                    mounts=[_filled(mount) for mount in container.record.mounts],
+                    mounts=[mount.filled() for mount in container.record.mounts],
                 )
                 undo.pop_all()
         except ShoalError as error:
@@ -204,12 +204,6 @@ async def _quietly(what: str, step: Callable[..., Awaitable[None]], *args: objec
         await step(*args)
     except (ShoalError, OSError) as error:
         log.warning("undoing a failed start: step failed step=%s error=%s", what, error)
-
-
-def _filled(mount: MountRecord) -> MountRecord:
-    return MountRecord(
-        **{name: getattr(mount, name) for name in MountRecord.__struct_fields__ if name != "copy_up"}, copy_up=False
-    )
 
 
 def _fresh(plan: ContainerPlan) -> None:

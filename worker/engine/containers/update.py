@@ -14,6 +14,7 @@ from worker.engine.containers.kit import Kit
 from worker.engine.containers.plan import resources
 from worker.engine.containers.restart import check_policy
 from worker.engine.containers.states import Status
+from worker.engine.runtime.host import memory_nodes
 from worker.engine.runtime.spec import oci_resources, warnings
 
 _FIELDS = (
@@ -43,8 +44,11 @@ class Updater:
             if container.record.status in (Status.REMOVING, Status.DEAD):
                 raise Conflict(f"Container {container.id} is marked for removal and cannot be updated")
             before = container.record.host_config
-            after = merge(before, body)
-            resources_ok(after, os.sched_getaffinity(0), found)
+            try:
+                after = merge(before, body)
+            except InvalidArgument as error:
+                raise InvalidArgument(f"Cannot update container {container.id}: {error.message}") from None
+            resources_ok(after, os.sched_getaffinity(0), found, memory_nodes())
             found += warnings(resources(after), self._kit.host)
             if container.running and _limits(after) != _limits(before):
                 await self._kit.runtime.update(container.id, oci_resources(resources(after), self._kit.host))

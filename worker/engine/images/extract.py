@@ -37,6 +37,9 @@ class ExtractOptions:
     """Everything belongs to this (uid, gid), whatever the archive says."""
     keep_kinds: bool = False
     """A directory is never replaced by something else, nor the other way round (`noOverwriteDirNonDir`)."""
+    below: str = ""
+    """A path inside the root that everything goes below; links still resolve in the root. That directory itself is
+    not changed."""
 
 
 @dataclass
@@ -145,9 +148,10 @@ class _Extraction:
     def _member(self, member: Member, reader: TarReader) -> None:
         path = clean_path(member.name, member.name)
         if not path:
-            if member.kind == tarstream.DIRECTORY:
+            if member.kind == tarstream.DIRECTORY and not self._options.below:
                 self._attributes_of_root(member)
             return
+        path = self._placed(path)
         above, _, name = path.rpartition("/")
         if self._options.whiteouts and name.startswith(_WHITEOUT):
             self._whiteout(above, name)
@@ -178,6 +182,10 @@ class _Extraction:
             os.mknod(name, _TYPES[member.kind] | 0o600, device, dir_fd=parent)
         self._attributes(parent, name, member, path)
 
+    def _placed(self, path: str) -> str:
+        """A member's path, from the root."""
+        return f"{self._options.below}/{path}" if self._options.below else path
+
     @staticmethod
     def _stat(parent: int, name: str) -> os.stat_result | None:
         try:
@@ -200,7 +208,7 @@ class _Extraction:
 
     def _is_same_file(self, member: Member, there: os.stat_result) -> bool:
         """A hard link to itself: removing it first would remove its target."""
-        above, _, name = clean_path(member.link, member.name).rpartition("/")
+        above, _, name = self._placed(clean_path(member.link, member.name)).rpartition("/")
         try:
             fd = open_directory(self._root, above)
         except OSError:
@@ -230,8 +238,8 @@ class _Extraction:
 
     def _hard_link(self, parent: int, name: str, member: Member) -> None:
         target = clean_path(member.link, member.name)
-        above, _, base = target.rpartition("/")
-        if not base:
+        above, _, base = self._placed(target).rpartition("/")
+        if not target:
             raise InvalidArgument(f"invalid archive: hard link {member.name!r} has no target")
         fd = open_directory(self._root, above)
         try:
