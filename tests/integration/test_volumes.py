@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -58,5 +59,21 @@ async def test_a_bind_volume_shows_the_directory_and_never_removes_it(tmp_path: 
     with pytest.raises(InvalidArgument, match=r"failed to mount local volume: .* no such file or directory"):
         await store.mount("bad", "c1")
     await store.remove("bad")
+    await store.close()
+    await records.close()
+
+
+async def test_finishing_a_removal_never_walks_into_a_mount(tmp_path: Path) -> None:
+    records = Records(tmp_path / "engine.db")
+    await records.open()
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/file").write_text("x")
+    half_removed = tmp_path / "volumes/.removing-1/_data"
+    half_removed.mkdir(parents=True)
+    subprocess.run(["mount", "--bind", str(tmp_path / "precious"), str(half_removed)], check=True)
+    store = VolumeStore(records, tmp_path, Heard())
+    await store.start_up()
+    assert (tmp_path / "precious/file").read_text() == "x"
+    assert not (tmp_path / "volumes/.removing-1").exists()
     await store.close()
     await records.close()

@@ -186,6 +186,7 @@ class FakeNetworks:
     async def attach(self, request: NetworkRequest) -> Sandbox:
         if self.refuses is not None:
             raise self.refuses
+        await self.check(request)
         self.attached[request.container_id] = request
         sandbox = await self.sandbox(request.container_id)
         assert sandbox is not None

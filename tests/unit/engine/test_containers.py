@@ -55,11 +55,16 @@ async def test_two_creates_of_one_name_at_once_make_one_container(bench: Bench) 
 async def test_a_failed_create_takes_its_volume_and_directory_back(bench: Bench) -> None:
     with pytest.raises(NotFound, match="plugin"):
         await bench.create(host={"binds": ["data:/data"], "volume_driver": "other"})
-    with pytest.raises(NotFound, match="network nosuch"):
-        await bench.create(host={"network_mode": "nosuch", "binds": ["data:/data"]})
     assert not bench.volumes.volumes
     assert not bench.volumes.holds
     assert not list((bench.directory / "data/containers").iterdir())
+
+
+async def test_a_network_that_is_not_there_is_told_by_the_start(bench: Bench) -> None:
+    """A 404 from create would make clients pull the image, which is there."""
+    container_id = await bench.create(host={"network_mode": "nosuch"})
+    with pytest.raises(NotFound, match="network nosuch"):
+        await bench.containers.start(container_id)
 
 
 async def test_start_once(bench: Bench) -> None:

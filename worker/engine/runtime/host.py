@@ -70,6 +70,19 @@ def read_host(cgroups: Path = Path("/sys/fs/cgroup")) -> Host:
     )
 
 
+def memory_nodes(online: Path = Path("/sys/devices/system/node/online")) -> set[int]:
+    """Numbers of the memory nodes; one where the kernel knows of none."""
+    try:
+        text = online.read_text().strip()
+    except OSError:
+        return {0}
+    found: set[int] = set()
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        found.update(range(int(first), int(last or first) + 1))
+    return found
+
+
 def device_node(on_host: str, in_container: str = "", access: str = "rwm") -> DeviceNode:
     """The device `on_host` for `--device HOST:CONTAINER:ACCESS`.
 
@@ -82,7 +95,7 @@ def device_node(on_host: str, in_container: str = "", access: str = "rwm") -> De
         found = os.stat(on_host)
     except OSError as error:
         raise InvalidArgument(
-            f'error gathering device information while adding custom device "{on_host}": {error.strerror}'
+            f'error gathering device information while adding custom device "{on_host}": {str(error.strerror).lower()}'
         ) from None
     if not (stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode)):
         raise InvalidArgument(

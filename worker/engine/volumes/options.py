@@ -45,6 +45,10 @@ def check_name(name: str) -> None:
     """Raises InvalidArgument with Docker's text for a name that can't be a volume's."""
     if len(name.encode()) > NAME_BYTES_MAX:
         raise InvalidArgument(f"volume name is too long: at most {NAME_BYTES_MAX} bytes")
+    if len(name) == 1:
+        raise InvalidArgument(
+            f"create {name}: volume name is too short, names should be at least two alphanumeric characters"
+        )
     if NAME.fullmatch(name) is None:
         raise InvalidArgument(
             f'create {name}: "{name}" includes invalid characters for a local volume name, only '
@@ -52,17 +56,18 @@ def check_name(name: str) -> None:
         )
 
 
-def check_options(options: Mapping[str, str]) -> None:
-    """Raises InvalidArgument for an option the driver does not know, or a set that asks for no mount."""
+def check_options(name: str, options: Mapping[str, str]) -> None:
+    """Raises InvalidArgument for an option the driver does not know, or a set that asks for no mount. `name`: of the
+    volume, for the text."""
     for key in options:
         if key not in _OPTIONS:
-            raise InvalidArgument(f'create volume: invalid option: "{key}"')
+            raise InvalidArgument(f'create {name}: invalid option: "{key}"')
     if "size" in options:
-        raise InvalidArgument("create volume: quota size requested but no quota support")
+        raise InvalidArgument(f"create {name}: quota size requested but no quota support")
     wanted = {key: options[key] for key in ("type", "device") if key in options}
     if ("o" in options or wanted) and not all(options.get(key) for key in ("type", "device")):
         missing = "device" if options.get("type") else "type"
-        raise InvalidArgument(f'create volume: missing required option: "{missing}"')
+        raise InvalidArgument(f'create {name}: missing required option: "{missing}"')
 
 
 def mount_plan(options: Mapping[str, str]) -> MountPlan | None:

@@ -73,8 +73,14 @@ class VolumeStore:
         self._root.mkdir(mode=0o711, parents=True, exist_ok=True)
         for entry in self._root.iterdir():
             if entry.name.startswith(_DOOMED):
-                log.info("removal of a volume finished directory=%s", entry.name)
-                shutil.rmtree(entry)
+                try:
+                    # Whatever is mounted there is somebody else's data: never walk into it.
+                    self._unmount(entry / "_data")
+                    shutil.rmtree(entry)
+                except (Internal, OSError) as error:
+                    log.warning("removal of a volume is left for later directory=%s error=%s", entry.name, error)
+                else:
+                    log.info("removal of a volume finished directory=%s", entry.name)
 
     async def close(self) -> None:
         """Leaves mounts as they are: containers run on."""
@@ -102,7 +108,7 @@ class VolumeStore:
         check_name(name)
         if driver not in ("", LOCAL, "default"):
             raise NotFound(f'create {name}: error looking up volume plugin {driver}: plugin "{driver}" not found')
-        check_options(options)
+        check_options(name, options)
         record = VolumeRecord(name=name, options=dict(options), labels=dict(labels), created_ns=self._clock.now_ns())
         await self._pool.run(self._make_directory, name)
         try:
@@ -155,8 +161,8 @@ class VolumeStore:
         if _libc.mount(*arguments, plan.flags, plan.data.encode() or None) != 0:
             errno = ctypes.get_errno()
             raise InvalidArgument(
-                f"failed to mount local volume: mount {plan.source}:{target}, flags: {hex(plan.flags)}, "
-                f"data: {plan.data}: {os.strerror(errno).lower()}"
+                f"error while mounting volume '{target}': failed to mount local volume: mount {plan.source}:{target}, "
+                f"flags: {hex(plan.flags)}{f', data: {plan.data}' if plan.data else ''}: {os.strerror(errno).lower()}"
             )
 
     async def unmount(self, name: str, holder: str) -> None:
@@ -236,7 +242,7 @@ class VolumeStore:
             record = self._get(name)
             users = sorted({*record.holders, *self._mounted.get(name, ())})
             if users:
-                raise Conflict(f"unable to remove volume: remove {name}: volume is in use - [{', '.join(users)}]")
+                raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
             await self._pool.run(self._unmount, self._data(name))
             await self._records.write(Delete(TABLE, name))
             del self._volumes[name]
