@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from api.errors import NotSupported
 from api.types.auth import AuthConfig
 from api.types.objects import NodeDescription
 from api.types.system import IndexConfig, PluginNames, RegistryConfig, SwarmInfo, SystemInfo, VersionInfo
@@ -98,8 +97,7 @@ class System:
         return self._engine.events.subscribe(since_ns, until_ns, wanted)
 
     async def check_auth(self, auth: AuthConfig) -> str:
-        raise NotSupported(f"logging in to a registry ({auth.serveraddress or 'docker.io'}) is not offered yet; "
-                           "credentials sent with a pull are used")  # fmt: skip
+        return await self._engine.images.log_in(auth)
 
     def description(self) -> NodeDescription:
         """This node, for the managers: what the scheduler may count on."""

@@ -71,3 +71,13 @@ class ImageRemoved(Api, kw_only=True):
 
     untagged: str | msgspec.UnsetType = msgspec.UNSET
     deleted: str | msgspec.UnsetType = msgspec.UNSET
+
+
+class SearchResult(msgspec.Struct, kw_only=True):
+    """One item of "Search images", with the keys an index uses."""
+
+    name: str
+    description: str
+    is_official: bool
+    is_automated: bool
+    star_count: int

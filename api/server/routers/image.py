@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
-from api.errors import Internal, InvalidArgument, NotSupported, ShoalError
+from api.errors import Internal, InvalidArgument, ShoalError
 from api.server.http import (
     JsonStream,
     Route,
@@ -18,14 +18,17 @@ from api.server.http import (
     empty,
     filters,
     flag,
+    integer,
     json_stream,
     raw_stream,
     reply,
     text,
 )
 from api.types.auth import AuthConfig
-from api.types.image import ImageHistoryItem, ImageInspect, ImageRemoved, ImageSummary
+from api.types.image import ImageHistoryItem, ImageInspect, ImageRemoved, ImageSummary, SearchResult
 
+SEARCH_FILTERS = ("stars", "is-automated", "is-official")
+SEARCH_LIMIT = 25
 FILTERS = ("dangling", "label", "before", "since", "reference")
 _CHUNK = 1 << 20
 
@@ -59,6 +62,10 @@ class ImageBackend(Drives, Protocol):
     async def pull_tags(self, name: str, tag: str, auth: AuthConfig | None, report: Report) -> None: ...
 
     async def push(self, name: str, tag: str, auth: AuthConfig | None, report: Report) -> None: ...
+
+    async def search(
+        self, term: str, limit: int, filters: Mapping[str, Sequence[str]], auth: AuthConfig | None
+    ) -> Sequence[SearchResult]: ...
 
     async def import_image(
         self,
@@ -168,7 +175,14 @@ def routes(backend: ImageBackend) -> list[Route]:
         return await streamed(request, backend, lambda report: backend.load(body, report, quiet=quiet))
 
     async def search(request: web.Request) -> web.StreamResponse:
-        raise NotSupported("searching Docker Hub is not supported: no registry offers the search of API v1 any more")
+        limit = integer(request, "limit")
+        found = await backend.search(
+            text(request, "term"),
+            SEARCH_LIMIT if limit is None or limit == 0 else limit,
+            filters(request, SEARCH_FILTERS),
+            auth_config(request),
+        )
+        return reply(request, found)
 
     return [
         Route("GET", "/images/json", list_images),

@@ -95,7 +95,7 @@ def _directives(lines: list[str]) -> str:
         if name in seen:
             raise InvalidArgument(f"failed to parse Dockerfile: only one {name} parser directive can be used")
         if name == "escape" and value not in ("\\", "`"):
-            raise InvalidArgument(f"failed to parse Dockerfile: invalid ESCAPE '{value}'. Must be ` or \\")
+            raise InvalidArgument(f"failed to parse Dockerfile: invalid escape token '{value}' does not match ` or \\")
         seen[name] = value
     return seen.get("escape", "\\")
 
@@ -187,7 +187,7 @@ def json_list(text: str) -> list[str] | None:
         return None
     if not all(isinstance(item, str) for item in found):
         raise InvalidArgument(
-            "failed to parse Dockerfile: When using JSON array syntax, arrays must be comprised of strings only."
+            "failed to parse Dockerfile: when using JSON array syntax, arrays must be comprised of strings only"
         )
     return list(found)
 

@@ -104,7 +104,7 @@ class StageBuild:
                 return image
         if not by_name_only and name.isdecimal():
             if int(name) >= len(self._built):
-                raise InvalidArgument(f"invalid from flag value {name}: refers to current build block or a later one")
+                raise InvalidArgument(f"invalid from flag value {name}: index out of bounds")
             return self._built[int(name)][1]
         return None
 

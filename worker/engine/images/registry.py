@@ -119,6 +119,8 @@ class Repository:
         self._login = asyncio.Lock()
         self._session: aiohttp.ClientSession | None = None
         self._answered = False
+        self.identity_token = ""
+        """What the token service gave to use in place of the password; asked for without a repository only."""
 
     async def __aenter__(self) -> Repository:
         timeout = aiohttp.ClientTimeout(
@@ -204,8 +206,8 @@ class Repository:
         realm = URL(fields["realm"])
         if realm.scheme not in ("http", "https") or (self.endpoint.base.scheme == "https" and realm.scheme == "http"):
             raise Unauthorized(f"registry names a token service that is not safe: {realm}")
-        scope = fields.get("scope") or f"repository:{self._path}:{self._actions}"
-        query = {"service": fields.get("service", ""), "scope": scope}
+        scope = fields.get("scope") or (f"repository:{self._path}:{self._actions}" if self._path else "")
+        query = {"service": fields.get("service", ""), **({"scope": scope} if scope else {})}
         auth = self._auth
         try:
             if auth is not None and auth.identitytoken:
@@ -214,6 +216,8 @@ class Repository:
                 pending = self._session.post(realm, data=form, ssl=self.endpoint.verify or False)
             else:
                 headers = {"Authorization": _basic(auth)} if auth is not None and auth.username else {}
+                if headers and not self._path and auth is not None:
+                    query |= {"account": auth.username, "client_id": "shoal", "offline_token": "true"}
                 pending = self._session.get(
                     realm.update_query(query), headers=headers, ssl=self.endpoint.verify or False
                 )
@@ -227,6 +231,8 @@ class Repository:
         token = body.get("token") or body.get("access_token") if isinstance(body, dict) else None
         if not isinstance(token, str) or not token:
             raise Unauthorized(f"token service {realm} gave no token")
+        refresh = body.get("refresh_token")
+        self.identity_token = refresh if isinstance(refresh, str) else ""
         return token
 
     async def retried(self, work: Callable[[], Awaitable[T]]) -> T:
@@ -256,7 +262,7 @@ class Repository:
         async def fetch() -> tuple[bytes, str, str]:
             headers = {"Accept": ", ".join(ACCEPTED)}
             async with self.request("GET", self.url(f"manifests/{reference}"), headers) as response:
-                raw = await _small_body(response, limits.MANIFEST_MAX, "manifest")
+                raw = await small_body(response, limits.MANIFEST_MAX, "manifest")
                 return raw, response.content_type, "sha256:" + hashlib.sha256(raw).hexdigest()
 
         raw, media_type, digest = await self.retried(fetch)
@@ -269,7 +275,7 @@ class Repository:
 
         async def fetch() -> bytes:
             async with self.request("GET", self.url(f"blobs/{digest}")) as response:
-                return await _small_body(response, size_max, "blob")
+                return await small_body(response, size_max, "blob")
 
         raw: bytes = await self.retried(fetch)
         if "sha256:" + hashlib.sha256(raw).hexdigest() != digest:
@@ -333,7 +339,7 @@ class Repository:
         url: URL | None = self.url("tags/list")
         while url is not None:
             async with self.request("GET", url) as response:
-                body = msgspec.json.decode(await _small_body(response, limits.MANIFEST_MAX, "tag list"))
+                body = msgspec.json.decode(await small_body(response, limits.MANIFEST_MAX, "tag list"))
                 found += [tag for tag in (body.get("tags") or []) if isinstance(tag, str)]
                 link = response.links.get("next")
                 url = response.url.join(URL(str(link["url"]))) if link else None
@@ -345,7 +351,8 @@ def _basic(auth: AuthConfig) -> str:
     return "Basic " + base64.b64encode(pair.encode()).decode("ascii")
 
 
-async def _small_body(response: aiohttp.ClientResponse, size_max: int, what: str) -> bytes:
+async def small_body(response: aiohttp.ClientResponse, size_max: int, what: str) -> bytes:
+    """The whole body. Raises Upstream when it is larger than `size_max` bytes."""
     raw = bytearray()
     async for chunk in response.content.iter_chunked(limits.CHUNK):
         raw += chunk

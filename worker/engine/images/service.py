@@ -15,7 +15,7 @@ import aiohttp
 
 from api.errors import Cancelled, InvalidArgument, NotFound, Upstream
 from api.types.auth import AuthConfig
-from api.types.image import ImageHistoryItem, ImageInspect, ImageRemoved, ImageSummary
+from api.types.image import ImageHistoryItem, ImageInspect, ImageRemoved, ImageSummary, SearchResult
 from base.clock import rfc3339nano
 from base.ids import short_id
 from worker.engine.builder.changes import apply_changes
@@ -24,6 +24,7 @@ from worker.engine.images.archive import Archive, ArchivedImage, Slice, open_arc
 from worker.engine.images.compression import format_of, read_plain
 from worker.engine.images.ingestion import Ingestion
 from worker.engine.images.layers import chain_id
+from worker.engine.images.login import log_in
 from worker.engine.images.model import minimal_config, parse_config
 from worker.engine.images.names import Reference
 from worker.engine.images.progress import Message, Report, drive, silent, step
@@ -31,6 +32,7 @@ from worker.engine.images.pull import Puller
 from worker.engine.images.push import Pusher
 from worker.engine.images.registry import RegistryConfig
 from worker.engine.images.save import SavedImage, write_archive
+from worker.engine.images.search import search
 from worker.engine.images.store import ImageStore
 
 T = TypeVar("T")
@@ -44,6 +46,7 @@ class ImageService:
 
     def __init__(self, store: ImageStore, registries: RegistryConfig) -> None:
         self.store = store
+        self._registries = registries
         self._puller = Puller(store, registries)
         self._pusher = Pusher(store, registries)
 
@@ -114,6 +117,16 @@ class ImageService:
             raise NotFound(f"An image does not exist locally with the tag: {reference.familiar_name}")
         for one in tags:
             await self._pusher.push(one, auth, report)
+
+    async def log_in(self, auth: AuthConfig) -> str:
+        """ "Check auth configuration"; see `login.log_in`."""
+        return await log_in(auth, self._registries)
+
+    async def search(
+        self, term: str, limit: int, filters: Mapping[str, Sequence[str]], auth: AuthConfig | None = None
+    ) -> Sequence[SearchResult]:
+        """ "Search images"; see `search.search`."""
+        return await search(term, limit, filters, auth, self._registries)
 
     async def drive(self, work: Callable[[Report], Awaitable[T]], send: Callable[[Message], Awaitable[None]]) -> T:
         """See `progress.drive`."""
