@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 
 from api.server.app import App
-from api.server.routers import build, container, image, network, node, service, swarm, system, task, volume
+from api.server.routers import build, container, image, network, node, plugin, service, swarm, system, task, volume
 from api.server.routers import exec as exec_router
 from base.clock import SystemClock
 from daemon import VERSION
@@ -41,6 +41,7 @@ class Daemon:
             *build.routes(self._engine.builder, self._engine.images),
             *network.routes(self._engine.networks, self._engine.containers),
             *volume.routes(self._engine.volumes),
+            *plugin.routes(),
             *swarm.routes(self._membership),
             *node.routes(self._membership),
             *service.routes(self._membership),
