@@ -58,6 +58,9 @@ class UpdateCluster(Operation, frozen=True, kw_only=True):
     version: int
     rotate_worker_token: bool = False
     rotate_manager_token: bool = False
+    worker_token: str = ""
+    """Given by the user; empty leaves the present one."""
+    manager_token: str = ""
 
 
 class RegisterNode(Operation, frozen=True, kw_only=True):

@@ -39,8 +39,17 @@ class ControlBackend(Protocol):
     async def get_cluster(self) -> Cluster: ...
 
     async def update_cluster(
-        self, spec: SwarmSpec, version: int, *, rotate_worker_token: bool = False, rotate_manager_token: bool = False
-    ) -> None: ...
+        self,
+        spec: SwarmSpec,
+        version: int,
+        *,
+        rotate_worker_token: bool = False,
+        rotate_manager_token: bool = False,
+        worker_token: str = "",
+        manager_token: str = "",
+    ) -> None:
+        """A given token replaces the present one; what is rotated gets a new one whatever was given."""
+        ...
 
     async def list_nodes(self, filters: Filters) -> list[Node]: ...
 

@@ -1,5 +1,5 @@
 """The only place that knows which HTTP status an error kind has. A function of the API version: 1.24 says 406 where
-later documents say 503 (v1.24 sections 3.7 to 3.10)."""
+later documents say 503, and its sections list 500 alone for what can't be done now (v1.24 sections 3.7 to 3.10)."""
 
 from __future__ import annotations
 
@@ -27,4 +27,6 @@ def status_of(error: BaseException, version: Version) -> int:
     """The status for an error; 500 for anything that is not one of our kinds."""
     if isinstance(error, errors.NotInSwarm) and version < (1, 25):
         return 406
+    if isinstance(error, errors.Unavailable) and version < (1, 25):
+        return 500
     return next((status for kind, status in _STATUS.items() if isinstance(error, kind)), 500)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from api.types.base import Api
+from api.types.base import Api, Spec
 from api.types.swarm import SwarmSpec
 
 
@@ -24,3 +24,20 @@ class SwarmJoin(Api):
     remote_addrs: list[str] = []
     join_token: str = ""
     availability: str = ""
+
+
+class GivenTokens(Spec, frozen=True, kw_only=True):
+    """Join tokens that the user brings; an empty one stays as it is."""
+
+    worker: str = ""
+    manager: str = ""
+
+
+class SwarmUpdate(SwarmSpec, frozen=True, kw_only=True):
+    """`POST /swarm/update`: the spec itself, and tokens beside its parts."""
+
+    join_tokens: GivenTokens = GivenTokens()
+
+    def spec(self) -> SwarmSpec:
+        """Without the tokens."""
+        return SwarmSpec(**{name: getattr(self, name) for name in SwarmSpec.__struct_fields__})

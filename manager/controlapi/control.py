@@ -51,7 +51,14 @@ class Control:
         return cluster
 
     async def update_cluster(
-        self, spec: SwarmSpec, version: int, *, rotate_worker_token: bool = False, rotate_manager_token: bool = False
+        self,
+        spec: SwarmSpec,
+        version: int,
+        *,
+        rotate_worker_token: bool = False,
+        rotate_manager_token: bool = False,
+        worker_token: str = "",
+        manager_token: str = "",
     ) -> None:
         await self._leader.execute(
             ops.UpdateCluster(
@@ -59,6 +66,8 @@ class Control:
                 version=version,
                 rotate_worker_token=rotate_worker_token,
                 rotate_manager_token=rotate_manager_token,
+                worker_token=worker_token,
+                manager_token=manager_token,
             )
         )
 

@@ -14,6 +14,7 @@ from api.errors import Conflict, InvalidArgument, NotSupported, OutOfSequence
 from api.types.objects import Cluster, JoinTokens, Node, NodeState, Service, SwarmNetwork
 from api.types.swarm import ServiceSpec
 from base.ids import swarm_id
+from ca.tokens import parse_token
 from manager import operations as ops
 from manager.controlapi import networks, validate
 from manager.controlapi.defaults import filled
@@ -194,10 +195,27 @@ class Writes:
     def _tokens(self, cluster: Cluster, operation: ops.UpdateCluster) -> JoinTokens:
         root = cluster.root_ca.certificate_pem
         tokens = cluster.join_tokens
+        worker = _given("Worker", operation.worker_token, tokens.worker)
+        manager = _given("Manager", operation.manager_token, tokens.manager)
+        if worker == manager:
+            raise InvalidArgument("JoinTokens: the worker's and the manager's token must differ")
         return JoinTokens(
-            worker=str(self._new_token(root)) if operation.rotate_worker_token else tokens.worker,
-            manager=str(self._new_token(root)) if operation.rotate_manager_token else tokens.manager,
+            worker=str(self._new_token(root)) if operation.rotate_worker_token else worker,
+            manager=str(self._new_token(root)) if operation.rotate_manager_token else manager,
         )
+
+
+def _given(role: str, given: str, present: str) -> str:
+    """A token that the user brings must name this swarm's root, as the present one does, and is never repeated."""
+    if not given or given == present:
+        return present
+    try:
+        token = parse_token(given)
+    except InvalidArgument:
+        raise InvalidArgument(f"JoinTokens.{role}: not a join token") from None
+    if token.digest != parse_token(present).digest:
+        raise InvalidArgument(f"JoinTokens.{role}: the token is of another swarm")
+    return given
 
 
 def _cluster(view: View) -> Cluster:

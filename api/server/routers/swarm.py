@@ -8,8 +8,7 @@ from api.errors import InvalidArgument
 from api.server.backends import ClusterBackend
 from api.server.http import Route, empty, flag, integer, read_json, reply
 from api.server.views import swarm_view
-from api.types.cluster import SwarmInit, SwarmJoin
-from api.types.swarm import SwarmSpec
+from api.types.cluster import SwarmInit, SwarmJoin, SwarmUpdate
 
 
 def required_version(request: web.Request) -> int:
@@ -40,9 +39,12 @@ def routes(backend: ClusterBackend) -> list[Route]:
     async def update(request: web.Request) -> web.StreamResponse:
         control = backend.control()
         version = required_version(request)
+        update = await read_json(request, SwarmUpdate)
         await control.update_cluster(
-            await read_json(request, SwarmSpec),
+            update.spec(),
             version,
+            worker_token=update.join_tokens.worker,
+            manager_token=update.join_tokens.manager,
             rotate_worker_token=flag(request, "rotateWorkerToken"),
             rotate_manager_token=flag(request, "rotateManagerToken"),
         )
