@@ -14,6 +14,7 @@ from daemon.config import Config
 from daemon.engine import Engine
 from daemon.listeners import forget_sockets, listen
 from daemon.membership import Membership
+from daemon.networks import Networks
 from daemon.system import System
 from daemon.tasks import remove_task_containers, task_engine
 
@@ -39,7 +40,7 @@ class Daemon:
             *exec_router.routes(self._engine.containers.execs),
             *image.routes(self._engine.images),
             *build.routes(self._engine.builder, self._engine.images),
-            *network.routes(self._engine.networks, self._engine.containers),
+            *network.routes(Networks(self._engine.networks, self._membership), self._engine.containers),
             *volume.routes(self._engine.volumes),
             *plugin.routes(),
             *swarm.routes(self._membership),

@@ -24,7 +24,7 @@ from worker.engine.events.bus import Subscription
 from worker.engine.runtime.host import read_host
 
 VOLUME_DRIVERS = ("local",)
-NETWORK_DRIVERS = ("bridge", "host", "null")
+NETWORK_DRIVERS = ("bridge", "host", "null", "overlay")
 
 
 class System:

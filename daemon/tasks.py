@@ -6,6 +6,7 @@ import contextlib
 
 from api.errors import NotFound
 from api.types.auth import AuthConfig
+from api.types.dataplane import OverlayChange
 from daemon.engine import Engine
 from worker.engine.parts import ImageView
 from worker.exec.adapter import EngineAdapter
@@ -28,11 +29,12 @@ class _TaskImages:
 
 def task_engine(engine: Engine) -> EngineAdapter:
     """What runs this node's tasks."""
-    return EngineAdapter(engine.containers, _TaskImages(engine), engine.volumes)
+    return EngineAdapter(engine.containers, _TaskImages(engine), engine.volumes, engine.networks)
 
 
 async def remove_task_containers(engine: Engine) -> None:
-    """Remove every container of a swarm task: this node left its swarm."""
+    """Remove every container of a swarm task, and the swarm's networks: this node left its swarm."""
     for summary in await engine.containers.list(all=True, filters={"label": [TASK_ID_LABEL]}):
         with contextlib.suppress(NotFound):
             await engine.containers.remove(summary.id, force=True, volumes=True)
+    await engine.networks.apply(OverlayChange(index=0, complete=True))

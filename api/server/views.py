@@ -6,20 +6,46 @@ stored is only each field's default.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 from msgspec import UNSET
 
-from api.types.objects import Cluster, Endpoint, Meta, Node, Service, Task, UpdateStatus
-from api.types.swarm import EndpointSpec, NodeSpec, PortConfig, ServiceSpec, SwarmSpec, TaskSpec
+from api.errors import NotSupported
+from api.types.network import IPAM, IPAMConfig, Network, NetworkCreate
+from api.types.objects import (
+    Cluster,
+    Endpoint,
+    Meta,
+    NetworkAttachment,
+    Node,
+    Service,
+    SwarmNetwork,
+    Task,
+    UpdateStatus,
+)
+from api.types.swarm import (
+    Driver,
+    EndpointSpec,
+    IPAMOptions,
+    IPAMPool,
+    NetworkSpec,
+    NodeSpec,
+    PortConfig,
+    ServiceSpec,
+    SwarmSpec,
+    TaskSpec,
+)
 from api.types.swarm_views import (
+    AttachmentView,
     ContainerStatusView,
     DescriptionView,
     EndpointView,
     EngineView,
     JoinTokensView,
     ManagerStatusView,
+    NetworkView,
     NodeStatusView,
     NodeView,
     PlatformView,
@@ -35,6 +61,8 @@ from api.types.swarm_views import (
     VirtualIPView,
 )
 from base.clock import rfc3339nano
+
+VXLAN_IDS = "com.docker.network.driver.overlay.vxlanid_list"
 
 
 def _head(item_id: str, meta: Meta) -> dict[str, Any]:
@@ -183,8 +211,11 @@ def _update_status(status: UpdateStatus) -> UpdateStatusView:
     )
 
 
-def task_view(task: Task) -> TaskView:
+def task_view(task: Task, networks: Mapping[str, SwarmNetwork] | None = None) -> TaskView:
+    """`networks`: the swarm's, by id; a place on one that is gone is left out."""
     status = task.status
+    places = [(place, (networks or {}).get(place.network_id)) for place in task.networks]
+    attachments = [attachment_view(place, network) for place, network in places if network is not None]
     return TaskView(
         **_head(task.id, task.meta),
         name=task.name,
@@ -203,4 +234,98 @@ def task_view(task: Task) -> TaskView:
             ),
         ),
         desired_state=task.desired_state.label,
+        networks_attachments=attachments or UNSET,
     )
+
+
+def network_spec(body: NetworkCreate) -> NetworkSpec:
+    """What `POST /networks/create` asks of the swarm. Raises InvalidArgument or NotSupported for what can't be."""
+    if body.enable_ipv6:
+        raise NotSupported("EnableIPv6: IPv6 networks are not supported")
+    if body.config_only:
+        raise NotSupported("ConfigOnly: networks that are configuration only are not supported")
+    ipam = body.ipam or IPAM()
+    return NetworkSpec(
+        name=body.name,
+        labels=dict(body.labels or {}),
+        driver_configuration=Driver(name=body.driver or "overlay", options=dict(body.options or {})),
+        internal=bool(body.internal),
+        attachable=bool(body.attachable),
+        ingress=bool(body.ingress),
+        ipam_options=IPAMOptions(
+            driver=Driver(name=ipam.driver or "default", options=dict(ipam.options or {})),
+            configs=[
+                IPAMPool(
+                    subnet=config.subnet,
+                    range=config.ip_range,
+                    gateway=config.gateway,
+                    auxiliary=dict(config.auxiliary_addresses or config.aux_address or {}),
+                )
+                for config in ipam.config or []
+            ],
+        ),
+    )
+
+
+def overlay_view(network: SwarmNetwork) -> Network:
+    """A swarm network as section 3.5 shows networks. Containers are for the node to say."""
+    spec = network.spec
+    return Network(
+        name=spec.name,
+        id=network.id,
+        created=rfc3339nano(network.meta.created_at),
+        scope="swarm",
+        driver="overlay",
+        ipam=IPAM(
+            driver=spec.ipam_options.driver.name or "default",
+            options=spec.ipam_options.driver.options or None,
+            config=[
+                IPAMConfig(
+                    subnet=pool.subnet,
+                    ip_range=pool.range,
+                    gateway=pool.gateway,
+                    auxiliary_addresses=pool.auxiliary or None,
+                )
+                for pool in network.pools or spec.ipam_options.configs
+            ],
+        ),
+        internal=spec.internal,
+        attachable=spec.attachable,
+        containers={},
+        options=_driver_options(network),
+        labels=spec.labels,
+    )
+
+
+def _driver_options(network: SwarmNetwork) -> dict[str, str]:
+    options = dict(network.spec.driver_configuration.options)
+    if network.allocated:
+        options[VXLAN_IDS] = str(network.vni)
+    return options
+
+
+def attachment_view(attachment: NetworkAttachment, network: SwarmNetwork) -> AttachmentView:
+    """A task's place on a network (section 3.10)."""
+    spec = network.spec
+    wished: SpecBody = {"Name": spec.name, "DriverConfiguration": _body(spec.driver_configuration)}
+    if spec.labels:
+        wished["Labels"] = spec.labels
+    for flag, name in ((spec.internal, "Internal"), (spec.attachable, "Attachable"), (spec.ingress, "Ingress")):
+        if flag:
+            wished[name] = True
+    wished["IPAMOptions"] = {"Driver": {}, "Configs": [_pool(pool) for pool in spec.ipam_options.configs]}
+    view = NetworkView(
+        **_head(network.id, network.meta),
+        spec=wished,
+        driver_state={"Name": "overlay", "Options": _driver_options(network)},
+        ipam_options={"Driver": {"Name": "default"}, "Configs": [_pool(pool) for pool in network.pools]},
+    )
+    return AttachmentView(network=view, addresses=attachment.addresses)
+
+
+def _pool(pool: IPAMPool) -> SpecBody:
+    return {
+        key: value
+        for key, value in (("Subnet", pool.subnet), ("Range", pool.range), ("Gateway", pool.gateway))
+        if value
+    }

@@ -80,3 +80,15 @@ class OverlayService(Record, frozen=True, kw_only=True):
     @property
     def key(self) -> str:
         return f"{self.network_id}/{self.id}"
+
+
+class OverlayChange(Record, frozen=True, kw_only=True):
+    """What changes for a node, brought up to `index`. With `complete`, what is not named is gone."""
+
+    index: int
+    complete: bool = False
+    update: list[Overlay] = []
+    remove: list[str] = []
+    """Network ids; their services go with them."""
+    update_services: list[OverlayService] = []
+    remove_services: list[str] = []

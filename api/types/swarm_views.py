@@ -121,6 +121,17 @@ class TaskStatusView(Api, kw_only=True):
     container_status: ContainerStatusView
 
 
+class NetworkView(ObjectView, kw_only=True):
+    spec: SpecBody
+    driver_state: SpecBody
+    ipam_options: SpecBody = msgspec.field(name="IPAMOptions")
+
+
+class AttachmentView(Api, kw_only=True):
+    network: NetworkView
+    addresses: list[str]
+
+
 class TaskView(ObjectView, kw_only=True):
     name: str
     labels: dict[str, str]
@@ -130,6 +141,7 @@ class TaskView(ObjectView, kw_only=True):
     node_id: str | UnsetType = UNSET
     status: TaskStatusView
     desired_state: str
+    networks_attachments: list[AttachmentView] | UnsetType = UNSET
 
 
 class ServiceCreated(Api, kw_only=True):

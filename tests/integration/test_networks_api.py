@@ -12,9 +12,13 @@ from typing import Any
 import aiohttp
 import pytest
 
+from api.errors import NotInSwarm
 from api.server.app import App
+from api.server.backends import NOT_A_MANAGER, ControlBackend
 from api.server.routers import network, volume
+from api.types.cluster import SwarmInit, SwarmJoin
 from api.types.endpoint import EndpointSettings
+from daemon.networks import Networks
 from tests.integration.test_networks import Heard, alone, controller, request
 from worker.engine.networks.controller import NetworkController
 from worker.engine.records import Records
@@ -35,6 +39,22 @@ class Members:
 
     async def disconnect_network(self, ref: str, name: str, *, force: bool) -> None:
         await self._networks.disconnect(ref, name, force=force)
+
+
+class NoSwarm:
+    """A host that is in no swarm."""
+
+    def control(self) -> ControlBackend:
+        raise NotInSwarm(NOT_A_MANAGER)
+
+    async def init(self, request: SwarmInit) -> str:
+        raise AssertionError("nobody asks for this here")
+
+    async def join(self, request: SwarmJoin) -> None:
+        raise AssertionError("nobody asks for this here")
+
+    async def leave(self, *, force: bool) -> None:
+        raise AssertionError("nobody asks for this here")
 
 
 class Client:
@@ -59,7 +79,10 @@ async def served(root: Path, networks: NetworkController) -> AsyncIterator[Clien
     await records.open()
     volumes = VolumeStore(records, root / "data", QuietEvents())
     await volumes.start_up()
-    app = App([*network.routes(networks, Members(networks)), *volume.routes(volumes)], server_name="Shoal/test")
+    app = App(
+        [*network.routes(Networks(networks, NoSwarm()), Members(networks)), *volume.routes(volumes)],
+        server_name="Shoal/test",
+    )
     path = root / "api.sock"
     app.add_listener(await asyncio.get_running_loop().create_unix_server(app.protocol_factory(), path))
     async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(str(path))) as session:

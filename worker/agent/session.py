@@ -7,6 +7,7 @@ While it lives, heartbeats keep it, assignments come in gap-free, statuses go ou
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Callable
@@ -56,6 +57,8 @@ class Session:
         self._started = asyncio.Event()
         self._period_s = HEARTBEAT_S
         self._applied_index = 0
+        self._acknowledge = asyncio.Event()
+        """A heartbeat is due at once."""
         self.session_id = ""
 
     async def run(self, description: NodeDescription, previous: str) -> None:
@@ -83,10 +86,13 @@ class Session:
 
     async def _beat(self) -> None:
         while True:
+            self._acknowledge.clear()
             request = HeartbeatRequest(session_id=self.session_id, applied_index=self._applied_index)
             answer = await call(self._channel, DISPATCHER_HEARTBEAT, request, timeout=CALL_S)
             self._set_period(answer.period_ns)
-            await asyncio.sleep(self._period_s * (1 - HEARTBEAT_EARLY * self._rng.random()))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._period_s * (1 - HEARTBEAT_EARLY * self._rng.random())):
+                    await self._acknowledge.wait()
 
     async def _receive(self) -> None:
         request = AssignmentsRequest(session_id=self.session_id)
@@ -95,8 +101,11 @@ class Session:
             async for message in messages:
                 _check_sequence(message, expected)
                 expected = message.sequence + 1
-                await self._tasks.assign(message)
+                if not await self._tasks.assign(message):
+                    continue  # not acknowledged: a later message, or the engine's own check, brings it about
                 self._applied_index = max(self._applied_index, message.index)
+                if message.update_services or message.remove_services:
+                    self._acknowledge.set()  # orders to stop tasks wait for it
         raise Unavailable("the dispatcher ended the assignments")
 
     async def _send(self, updates: list[TaskStatusUpdate]) -> None:

@@ -12,6 +12,7 @@ import logging
 from msgspec.structs import replace
 
 from api.errors import Unavailable
+from api.types.dataplane import OverlayChange
 from api.types.dispatch import AssignmentsMessage
 from api.types.objects import Task, TaskState, TaskStatus
 from base.clock import Clock
@@ -49,14 +50,16 @@ class TaskManager:
                 self.reporter.report(item.task.id, item.status)
             self._control(item)
 
-    async def assign(self, message: AssignmentsMessage) -> None:
-        """Make what a dispatcher says ours. On return it is durable and the controllers know.
+    async def assign(self, message: AssignmentsMessage) -> bool:
+        """Make what a dispatcher says ours. On return it is durable and the controllers know. Answers whether the
+        networks stand as told, too.
 
         Raises: Unavailable when the dispatcher lags behind what another one has told us.
 
         Cancellation: what was not done yet is done by the next complete assignment.
         """
         self._refuse_lagging(message)
+        networks = await self._engine.apply_networks(network_change(message))
         wanted = {task.id: task for task in message.update_tasks}
         gone = {task_id for task_id in message.remove_tasks if task_id in self._tasks}
         if message.complete:
@@ -70,6 +73,7 @@ class TaskManager:
             if task_id in self._tasks:
                 self._apply(self._tasks[task_id])
         self._index, self._index_at = max(self._index, message.index), self._clock.monotonic()
+        return networks
 
     def _refuse_lagging(self, message: AssignmentsMessage) -> None:
         lags = message.complete and message.index < self._index
@@ -134,3 +138,15 @@ class TaskManager:
 
     async def close(self) -> None:
         await self._owner.close()
+
+
+def network_change(message: AssignmentsMessage) -> OverlayChange:
+    """The part of an assignment that is about networks."""
+    return OverlayChange(
+        index=message.index,
+        complete=message.complete,
+        update=message.update_networks,
+        remove=message.remove_networks,
+        update_services=message.update_services,
+        remove_services=message.remove_services,
+    )

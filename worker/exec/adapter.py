@@ -13,10 +13,12 @@ from msgspec import UNSET
 from api.errors import NotFound, NotModified, ShoalError
 from api.types.auth import AuthConfig, decode_auth
 from api.types.container import ContainerInspect, ContainerState, ContainerSummary, CreateAnswer, CreateBody
+from api.types.dataplane import OverlayChange
+from api.types.endpoint import EndpointSettings
 from api.types.objects import Task
 from base.clock import NS
 from worker.engine.parts import ImageView, Volumes
-from worker.exec.body import TASK_ID_LABEL, create_body, named_volumes
+from worker.exec.body import TASK_ID_LABEL, create_body, named_volumes, places
 from worker.exec.step import Observation, Phase
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,8 @@ class ContainerApi(Protocol):
 
     async def create(self, name: str | None, body: CreateBody) -> CreateAnswer: ...
 
+    async def connect_network(self, ref: str, network: str, settings: EndpointSettings | None) -> None: ...
+
     async def start(self, ref: str) -> None: ...
 
     async def stop(self, ref: str, timeout_s: int | None) -> None: ...
@@ -61,15 +65,25 @@ class ImageApi(Protocol):
     async def pull(self, reference: str, auth: AuthConfig | None = None, progress: Any = None) -> str: ...
 
 
+class NetworkApi(Protocol):
+    """`worker.engine.networks.NetworkController`, as far as tasks need it."""
+
+    async def apply(self, change: OverlayChange) -> bool: ...
+
+
 class EngineAdapter:
     """Satisfies `worker.exec.controller.TaskEngine`."""
 
-    def __init__(self, containers: ContainerApi, images: ImageApi, volumes: Volumes) -> None:
+    def __init__(self, containers: ContainerApi, images: ImageApi, volumes: Volumes, networks: NetworkApi) -> None:
         self._containers = containers
         self._images = images
         self._volumes = volumes
+        self._networks = networks
         self._ids: dict[str, str] = {}
         """Task -> container, learnt; the label on the container is the truth."""
+
+    async def apply_networks(self, change: OverlayChange) -> bool:
+        return await self._networks.apply(change)
 
     async def observe(self, task: Task) -> Observation:
         """By the known id, else by label: also a container from before a crash is found."""
@@ -92,6 +106,12 @@ class EngineAdapter:
         await self._ensure_image(body.image, decode_auth(task.registry_auth))
         async with self._volumes_of(task):
             answer = await self._containers.create(task.name, body)
+            try:
+                for network_id, settings in list(places(task).items())[1:]:
+                    await self._containers.connect_network(answer.id, network_id, settings)
+            except BaseException:
+                await self._containers.remove(answer.id, force=True, volumes=True)
+                raise
         self._ids[task.id] = answer.id
 
     async def start(self, container_id: str) -> None:

@@ -7,7 +7,8 @@ act upon.
 from __future__ import annotations
 
 from api.errors import InvalidArgument, NotSupported
-from api.types.container import CreateBody, Empty, HostConfig, LogConfig
+from api.types.container import CreateBody, Empty, HostConfig, LogConfig, NetworkingConfig
+from api.types.endpoint import EndpointIPAMConfig, EndpointSettings
 from api.types.objects import Task
 from api.types.swarm import Mount, ResourceRequirements
 
@@ -46,7 +47,27 @@ def create_body(task: Task) -> CreateBody:
         labels=labels(task),
         volumes=anonymous or None,
         host_config=host,
+        networking_config=NetworkingConfig(endpoints_config=_first(places(task), host)),
     )
+
+
+def places(task: Task) -> dict[str, EndpointSettings]:
+    """The task's places on swarm networks, by the networks' ids. Without any it is on the node's own bridge."""
+    return {
+        place.network_id: EndpointSettings(
+            ipam_config=EndpointIPAMConfig(ipv4_address=place.addresses[0].partition("/")[0])
+        )
+        for place in task.networks
+        if place.addresses
+    }
+
+
+def _first(wanted: dict[str, EndpointSettings], host: HostConfig) -> dict[str, EndpointSettings]:
+    """A container is created on one network; the others are joined before it starts."""
+    for network_id, settings in wanted.items():
+        host.network_mode = network_id
+        return {network_id: settings}
+    return {}
 
 
 def labels(task: Task) -> dict[str, str]:

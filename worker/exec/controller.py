@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from msgspec.structs import replace
 
 from api.errors import Internal, ShoalError
+from api.types.dataplane import OverlayChange
 from api.types.objects import Task, TaskState, TaskStatus
 from base.clock import Clock
 from worker.exec.step import Action, Observation, failure, step, stop_grace_ns
@@ -29,6 +30,10 @@ _INTERRUPTIBLE = frozenset({Action.PREPARE, Action.WAIT})
 
 class TaskEngine(Protocol):
     """The engine, as far as tasks need it. Errors are `api.errors` kinds."""
+
+    async def apply_networks(self, change: OverlayChange) -> bool:
+        """What the managers say of networks. Answers whether all of it is in force; the engine keeps trying."""
+        ...
 
     async def observe(self, task: Task) -> Observation:
         """The task's container, found by its label."""

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from aiohttp import web
 
-from api.errors import InvalidArgument
+from api.errors import Forbidden, InvalidArgument
 from api.server.http import Route, empty, filters, read_json, reply
 from api.types.endpoint import EndpointSettings
 from api.types.network import Network, NetworkConnect, NetworkCreate, NetworkCreated, NetworkDisconnect
@@ -16,9 +16,9 @@ from api.types.network import Network, NetworkConnect, NetworkCreate, NetworkCre
 class NetworkBackend(Protocol):
     async def create(self, body: NetworkCreate) -> NetworkCreated: ...
 
-    def inspect(self, ref: str) -> Network: ...
+    async def inspect(self, ref: str) -> Network: ...
 
-    def list(self, filters: Mapping[str, Sequence[str]]) -> list[Network]: ...
+    async def list(self, filters: Mapping[str, Sequence[str]]) -> list[Network]: ...
 
     async def remove(self, ref: str) -> None: ...
 
@@ -35,23 +35,31 @@ def routes(backend: NetworkBackend, members: NetworkMembers) -> list[Route]:
     """The six endpoints. `ref` is a network's id, name, or unique id prefix."""
 
     async def list_networks(request: web.Request) -> web.StreamResponse:
-        return reply(request, backend.list(filters(request)))
+        return reply(request, await backend.list(filters(request)))
 
     async def create(request: web.Request) -> web.StreamResponse:
         return reply(request, await backend.create(await read_json(request, NetworkCreate)), status=201)
 
     async def inspect(request: web.Request) -> web.StreamResponse:
-        return reply(request, backend.inspect(request.match_info["name"]))
+        return reply(request, await backend.inspect(request.match_info["name"]))
+
+    async def local(request: web.Request) -> Network:
+        """The network that a container is to join or leave. Raises Forbidden for one of swarm scope: who is on those is
+        the managers' to say."""
+        network = await backend.inspect(request.match_info["name"])
+        if network.scope == "swarm":
+            raise Forbidden(f"operation not supported for swarm scoped networks: {network.name}")
+        return network
 
     async def connect(request: web.Request) -> web.StreamResponse:
         body = await read_json(request, NetworkConnect)
-        network = backend.inspect(request.match_info["name"])
+        network = await local(request)
         await members.connect_network(_container(body.container), network.name, body.endpoint_config)
         return empty(200)
 
     async def disconnect(request: web.Request) -> web.StreamResponse:
         body = await read_json(request, NetworkDisconnect)
-        network = backend.inspect(request.match_info["name"])
+        network = await local(request)
         await members.disconnect_network(_container(body.container), network.name, force=body.force)
         return empty(200)
 

@@ -15,11 +15,15 @@ def routes(backend: ClusterBackend) -> list[Route]:
     """The routes of this area."""
 
     async def list_tasks(request: web.Request) -> web.StreamResponse:
-        tasks = await backend.control().list_tasks(filters(request, FILTERS))
-        return reply(request, [task_view(task) for task in tasks])
+        control = backend.control()
+        tasks = await control.list_tasks(filters(request, FILTERS))
+        networks = {network.id: network for network in await control.list_networks()}
+        return reply(request, [task_view(task, networks) for task in tasks])
 
     async def inspect(request: web.Request) -> web.StreamResponse:
-        return reply(request, task_view(await backend.control().get_task(request.match_info["id"])))
+        control = backend.control()
+        task = await control.get_task(request.match_info["id"])
+        return reply(request, task_view(task, {network.id: network for network in await control.list_networks()}))
 
     return [
         Route("GET", "/tasks", list_tasks),

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 
 from api.errors import NotFound, ShoalError
+from api.types.dataplane import OverlayChange
 from api.types.objects import Task
 from worker.exec.step import Observation, Phase
 
@@ -32,6 +33,7 @@ class FakeEngine:
         self.errors: dict[str, list[ShoalError]] = {}
         self.pull_held = asyncio.Event()
         self.pull_held.set()
+        self.networks: list[OverlayChange] = []
         self.made = 0
         self.start_exit_code = 0
         """Of a container that could not be started."""
@@ -53,6 +55,10 @@ class FakeEngine:
         """The container's health check comes to another opinion."""
         self.boxes[task_id].health = health
         self.boxes[task_id].changed.set()
+
+    async def apply_networks(self, change: OverlayChange) -> bool:
+        self.networks.append(change)
+        return True
 
     def _call(self, name: str, subject: str) -> None:
         self.calls.append((name, subject))

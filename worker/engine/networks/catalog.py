@@ -87,7 +87,7 @@ class Catalog:
         if config.subnet:
             given = parse_network("Subnet", config.subnet)
             if any(given.overlaps(subnet.network) for subnet in self.subnets.values()):
-                raise Forbidden("invalid pool request: Pool overlaps with other one on this address space")
+                raise Forbidden("Pool overlaps with other one on this address space")
         else:
             given = choose_subnet(pools, self.taken(routes))
         auxiliary = config.auxiliary_addresses or config.aux_address or {}
@@ -128,7 +128,7 @@ class Catalog:
 
     def check_removal(self, record: NetworkRecord, *, in_use: bool) -> None:
         """Raises Forbidden for a predefined network or one in use."""
-        if record.predefined:
+        if record.predefined or record.is_overlay:
             raise Forbidden(f"{record.name} is a pre-defined network and cannot be removed")
         if in_use:
             raise Forbidden(f"error while removing network: network {record.name} id {record.id} has active endpoints")
@@ -174,11 +174,12 @@ def shown(record: NetworkRecord, sandboxes: Iterable[SandboxRecord]) -> Network:
                 auxiliary_addresses=record.auxiliary or None,
             )
         ]
+    configs += [IPAMConfig(subnet=subnet, gateway=gateway) for subnet, gateway in record.pools]
     return Network(
         name=record.name,
         id=record.id,
         created=rfc3339nano(record.created_ns),
-        scope="local",
+        scope="swarm" if record.is_overlay else "local",
         driver=record.driver,
         ipam=IPAM(driver=record.ipam_driver, options=record.ipam_options, config=configs),
         internal=record.internal,
@@ -218,13 +219,25 @@ def matcher(
             "driver": lambda value: value == record.driver,
             "id": lambda value: value in record.id,
             "name": lambda value: value in record.name,
-            "scope": lambda value: value == "local",
+            "scope": lambda value: value == ("swarm" if record.is_overlay else "local"),
             "type": lambda value: (value == "builtin") == record.predefined,
             "dangling": lambda value: (value in ("true", "1")) == (not record.predefined and not in_use(record)),
         }
         alternatives = all(any(map(check, filters[key])) for key, check in checks.items() if filters.get(key))
         return alternatives and all(_has_label(record.labels, value) for value in filters.get("label", ()))
 
+    return passes
+
+
+def accepts(filters: Mapping[str, Sequence[str]]) -> Callable[[Network], bool]:
+    """The same filters for a network as the API shows it; it counts as used when containers of this host are on it.
+    Raises InvalidArgument."""
+
+    def passes(network: Network) -> bool:
+        record = NetworkRecord(id=network.id, name=network.name, driver=network.driver, labels=network.labels)
+        return matcher(filters, lambda _: bool(network.containers))(record)
+
+    matcher(filters, lambda _: False)
     return passes
 
 

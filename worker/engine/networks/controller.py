@@ -8,14 +8,17 @@ rules are made, files are written. A crash anywhere leaves a record or an unname
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace as replace_report
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
 from msgspec.structs import replace
 
 from api.errors import Conflict, Forbidden, Internal, NotFound, ShoalError
+from api.types.dataplane import OverlayChange
 from api.types.endpoint import EndpointSettings
 from api.types.network import Network, NetworkCreate, NetworkCreated
 from api.wire.ipam import choose_subnet
@@ -28,7 +31,9 @@ from worker.engine.networks.catalog import PREDEFINED, Catalog, matcher, shown
 from worker.engine.networks.config import NetworkConfig
 from worker.engine.networks.dnsserver import DnsServer, DnsServers
 from worker.engine.networks.links import EndpointPlan
+from worker.engine.networks.mesh import Mesh
 from worker.engine.networks.names import NameTable
+from worker.engine.networks.overlays import Overlays, Report
 from worker.engine.networks.plumbing import Plumbing
 from worker.engine.networks.ports import PortInUse, wishes
 from worker.engine.networks.records import EndpointRecord, NetworkRecord, PublishedPort, SandboxRecord
@@ -66,6 +71,16 @@ class NetworkController:
         self._retiring: dict[str, asyncio.Task[None]] = {}
         """By sandbox id: links that go away."""
         self._plumbing = Plumbing(table_name(str(data_root)), self._wanted)
+        self.overlays = Overlays(records, exec_root / "overlay", self._catalog, lambda: self._sandboxes.values())
+        self.mesh = Mesh(
+            self._plumbing.table,
+            self.overlays.state,
+            lambda: self._sandboxes,
+            self._plumbing.ports,
+            self.attach,
+            self.detach,
+            data_root / "gate",
+        )
         self._resolvers = DnsServers()
         self._owner = TaskOwner("networks")
         self._changes = asyncio.Lock()
@@ -79,6 +94,7 @@ class NetworkController:
         self._config.validate()
         for record in (await self._records.all(r.NETWORKS, NetworkRecord)).values():
             self._catalog.add(record)
+        await self.overlays.start_up()
         for sandbox in (await self._records.all(r.SANDBOXES, SandboxRecord)).values():
             self._adopt(sandbox)
         await self._make_predefined()
@@ -169,7 +185,44 @@ class NetworkController:
             await asyncio.wait(list(self._retiring.values()))
         await self._resolvers.close()
         await self._owner.close()
+        await self.mesh.close()
+        await self.overlays.close()
         await self._plumbing.close()
+
+    # --- overlays ---------------------------------------------------------------------------------------------
+
+    async def apply(self, change: OverlayChange) -> bool:
+        """What the managers say of overlay networks. Answers whether the kernel has all of it."""
+        complete = await self.overlays.apply(change)
+        complete &= await self.mesh.refresh()
+        if complete:
+            self.overlays.acknowledge()
+        return complete
+
+    async def check_overlays(self) -> Report:
+        """Compare the data plane with what the managers say, and repair it."""
+        report = await self.overlays.check()
+        try:
+            wrong = await self.mesh.check()
+        except (ShoalError, OSError) as error:
+            return replace_report(report, failures=(*report.failures, f"routing mesh: {error}"))
+        if wrong:
+            self.overlays.repaired += 1
+            log.warning("data plane repaired what='routing mesh: %s'", wrong)
+            report = replace_report(report, repairs=(*report.repairs, f"routing mesh: {wrong}"))
+        if not report.failures:
+            self.overlays.acknowledge()
+            report = replace_report(report, applied_index=self.overlays.applied_index)
+        return report
+
+    async def _gateway_bridge(self, networks: Sequence[NetworkRecord]) -> None:
+        """Containers on overlays reach the world by a bridge of this host, made with the first of them."""
+        needed = any(record.is_overlay and not record.internal for record in networks)
+        if needed and self._catalog.named(r.GATEWAY_NETWORK) is None:
+            with contextlib.suppress(Conflict):  # another container was quicker
+                await self.create(
+                    NetworkCreate(name=r.GATEWAY_NETWORK, check_duplicate=True, options={r.OPTION_ICC: "false"})
+                )
 
     # --- parts.Networks ---------------------------------------------------------------------------------------
 
@@ -182,15 +235,20 @@ class NetworkController:
         if request.container_id in self._sandboxes:
             await self.detach(request.container_id)
         networks = planning.check(request, self._catalog, self._config.ip)
+        await self._gateway_bridge(networks)
+        networks = planning.check(request, self._catalog, self._config.ip)
         record = await self._plan(request, networks)
         try:
+            self.overlays.check_place(record)
             record = self._with_ports(record, request)
             if record.owned:
                 inode = await self._plumbing.make_namespace(Path(record.netns))
                 record = replace(record, netns_inode=inode)
             await self._records.write(Put(r.SANDBOXES, record.id, record))
             self._remember(record)
-            await self._plumbing.build(record, planning.plans(record, self._catalog))
+            await self.overlays.join(record)
+            await self._plumbing.build(record, self._plans(record))
+            await self.overlays.settle(record)
             await self._settle(record)
         except BaseException as error:
             await self._undo(record)
@@ -262,11 +320,15 @@ class NetworkController:
 
         def lookup(name: str) -> list[str] | None:
             now = self._sandboxes.get(container_id)
-            return self._names.lookup(now, name) if now else None
+            if now is None:
+                return None
+            # Of services' names the managers' word counts; a task that is just starting is known here first.
+            found = self.overlays.lookup(now, name)
+            return found or self._names.lookup(now, name) or found
 
         def reverse(address: str) -> str | None:
             now = self._sandboxes.get(container_id)
-            return self._names.reverse(now, address) if now else None
+            return (self.overlays.reverse(now, address) or self._names.reverse(now, address)) if now else None
 
         def servers() -> Sequence[str]:
             now = self._sandboxes.get(container_id)
@@ -283,6 +345,7 @@ class NetworkController:
             await self._plumbing.tear_down(record)
         finally:
             await self._retire(record)
+            await self.overlays.leave(record)
 
     async def _retire(self, record: SandboxRecord) -> None:
         await self._plumbing.links_gone(record)
@@ -298,9 +361,12 @@ class NetworkController:
         self._forget(record)
         await self._resolvers.stop(record.id)
         await self._plumbing.tear_down(record)
+        await self.overlays.leave(record)
         task = self._owner.spawn(self._retire(record), name=f"retire-{record.id[:12]}")
         self._retiring[record.id] = task
         task.add_done_callback(lambda _: self._retiring.pop(record.id, None))
+        if container_id != r.GATE and any(made.network_name == r.GATEWAY_NETWORK for made in record.endpoints):
+            self._owner.spawn(self.mesh.refresh(), name="mesh")
         for made in record.endpoints:
             if made.network_id in self._catalog.networks:
                 self._tell("disconnect", self._catalog.networks[made.network_id], container_id)
@@ -314,7 +380,12 @@ class NetworkController:
         """See `parts.Networks.reconcile`."""
         alive = set(running)
         for record in list(self._sandboxes.values()):
-            if record.container_id not in alive:
+            if record.container_id == r.GATE:
+                if not await self._plumbing.namespace_of(record):
+                    self._forget(record)
+                    await self._plumbing.tear_down(record)
+                    await self._retire(record)
+            elif record.container_id not in alive:
                 self._forget(record)
                 await self._plumbing.tear_down(record)
                 await self._retire(record)
@@ -323,6 +394,8 @@ class NetworkController:
         known = {record.netns for record in self._sandboxes.values() if record.owned}
         await self._plumbing.sweep(self._namespaces, known)
         await self._plumbing.write_rules()
+        await self.overlays.take_up()
+        await self.mesh.refresh()
 
     async def _take_up_again(self, record: SandboxRecord) -> None:
         """A sandbox whose container ran on while no daemon was there: its DNS server went, the rest is untouched."""
@@ -339,6 +412,8 @@ class NetworkController:
             record = self._running(container_id)
             joined = self._catalog.resolve(network)
             planning.refuse_shared(record)
+            if joined.is_overlay:
+                raise planning.not_attachable(joined)
             if not joined.bridge:
                 raise Forbidden(f"container cannot be connected to network {joined.name}")
             if any(made.network_id == joined.id for made in record.endpoints):
@@ -369,8 +444,11 @@ class NetworkController:
         self._tell("connect", joined, container_id)
         return planning.endpoint_view(made)
 
+    def _plans(self, record: SandboxRecord) -> list[EndpointPlan]:
+        return planning.plans(record, self._catalog, self.overlays.directory)
+
     def _one_plan(self, record: SandboxRecord, made: EndpointRecord) -> EndpointPlan:
-        return next(plan for plan in planning.plans(record, self._catalog) if plan.link == made.link)
+        return next(plan for plan in self._plans(record) if plan.link == made.link)
 
     async def disconnect(self, container_id: str, network: str, *, force: bool = False) -> None:
         """See `parts.Networks.disconnect`. Ports published by the endpoint go with it. `force` changes nothing here:

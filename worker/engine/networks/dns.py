@@ -91,7 +91,7 @@ def _records(
     addresses = lookup(asked.name.to_text(omit_final_dot=True))
     if addresses is None:
         return None
-    if asked.rdtype != dns.rdatatype.A:
+    if asked.rdtype != dns.rdatatype.A or not addresses:
         return []
     chance.shuffle(addresses)
     return [dns.rrset.from_text(asked.name, TTL_S, "IN", "A", *addresses)]

@@ -50,6 +50,10 @@ class EndpointPlan:
     gateway: str
     """The default route of the namespace; empty for none."""
     mtu: int = 1500
+    within: Path | None = None
+    """The namespace that holds the bridge; None: the host's."""
+    routes: tuple[tuple[str, str], ...] = ()
+    """(subnet, gateway) of routes beside the default one."""
 
 
 def index_of(name: str) -> int | None:
@@ -117,25 +121,36 @@ class Links:
 
     def add_endpoint(self, plan: EndpointPlan, namespace: Path) -> None:
         """Join `namespace` to the bridge; on failure no link is left. Raises OSError."""
-        bridge = self._index(plan.bridge)
-        descriptor = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            self._route.add_veth(
-                plan.link,
-                peer=plan.interface,
-                peer_mac=plan.mac,
-                peer_netns=descriptor,
-                master=bridge,
-                mtu=plan.mtu,
-            )
-        finally:
-            os.close(descriptor)
+        if plan.within is not None:
+            netns.call(plan.within, lambda: _add_pair_here(plan, namespace))
+            netns.call(namespace, lambda: _configure(plan))  # a failure is undone with the namespace
+            return
+        _add_pair(self._route, plan, namespace)
         try:
             self._route.hairpin(self._index(plan.link))
             netns.call(namespace, lambda: _configure(plan))
         except BaseException:
             self.remove(plan.link)
             raise
+
+
+def _add_pair(route: RouteSocket, plan: EndpointPlan, namespace: Path) -> None:
+    """In the calling thread's namespace, where the bridge is."""
+    bridge = index_of(plan.bridge)
+    if bridge is None:
+        raise Internal(f"link {plan.bridge} is gone")
+    descriptor = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        route.add_veth(
+            plan.link, peer=plan.interface, peer_mac=plan.mac, peer_netns=descriptor, master=bridge, mtu=plan.mtu
+        )
+    finally:
+        os.close(descriptor)
+
+
+def _add_pair_here(plan: EndpointPlan, namespace: Path) -> None:
+    with RouteSocket() as route:
+        _add_pair(route, plan, namespace)
 
 
 def _configure(plan: EndpointPlan) -> None:
@@ -146,6 +161,8 @@ def _configure(plan: EndpointPlan) -> None:
         route.up(index)
         if plan.gateway:
             route.default_route(plan.gateway)
+        for subnet, gateway in plan.routes:
+            route.route(subnet, gateway)
 
 
 def make_sandbox(path: Path) -> None:

@@ -6,17 +6,24 @@ Pure but for the allocation of addresses in the catalog's subnets, which is undo
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from api.errors import Conflict, Forbidden, InvalidArgument
 from api.types.endpoint import EndpointIPAMConfig, EndpointSettings, PortBinding
 from api.wire.ipam import mac_of, parse_address
 from base.ids import hex_id, short_id
-from worker.engine.networks import files, ports
+from worker.engine.networks import files, ports, vxlan
 from worker.engine.networks.catalog import Catalog
 from worker.engine.networks.links import EndpointPlan
-from worker.engine.networks.records import EndpointRecord, NetworkRecord, PublishedPort, SandboxRecord
+from worker.engine.networks.records import (
+    GATE,
+    GATEWAY_NETWORK,
+    EndpointRecord,
+    NetworkRecord,
+    PublishedPort,
+    SandboxRecord,
+)
 from worker.engine.parts import NetworkRequest, Sandbox
 
 HOST, NONE, CONTAINER, BRIDGE = "host", "none", "container", "bridge"
@@ -37,9 +44,13 @@ def wanted_networks(request: NetworkRequest, catalog: Catalog) -> list[NetworkRe
         return []
     primary = catalog.resolve(request.mode or "bridge")
     others = {record.id: record for record in map(catalog.resolve, sorted(request.endpoints)) if record != primary}
-    if any(not record.bridge for record in others.values()) or (others and not primary.bridge):
+    if any(not record.joinable for record in others.values()) or (others and not primary.joinable):
         raise Conflict("container cannot be connected to the networks host or none together with others")
-    return [primary, *others.values()]
+    found = [primary, *others.values()]
+    gateway = catalog.named(GATEWAY_NETWORK)
+    if gateway is not None and any(record.is_overlay and not record.internal for record in found):
+        found.append(gateway)
+    return found
 
 
 def settings_for(record: NetworkRecord, request: NetworkRequest) -> EndpointSettings:
@@ -61,9 +72,7 @@ def check_settings(record: NetworkRecord, settings: EndpointSettings, catalog: C
         raise InvalidArgument("user specified IP address is supported on user defined networks only")
     address = parse_address("IPv4Address", ipam.ipv4_address)
     if address not in catalog.subnets[record.id].network:
-        raise InvalidArgument(
-            f"invalid endpoint settings: no configured subnet or ip-range contain the IP address {address}"
-        )
+        raise InvalidArgument(f"Invalid address {address}: It does not belong to any of this network's subnets")
     return address
 
 
@@ -107,13 +116,15 @@ def endpoint(
 ) -> EndpointRecord:
     """Allocate one endpoint. Raises Conflict (address in use), InvalidArgument, Unavailable."""
     identity = hex_id()
+    if record.is_overlay:
+        return overlay_endpoint(record, settings, identity, container_name, container_id, interface)
     if not record.bridge:
         return EndpointRecord(id=identity, network_id=record.id, network_name=record.name)
     wished = check_settings(record, settings, catalog)
     subnet = catalog.subnets[record.id]
     address = subnet.allocate(wished)
     aliases = tuple(dict.fromkeys(settings.aliases or ()))
-    own = (container_name.lstrip("/"), short_id(container_id))
+    own = (container_name.lstrip("/"), short_id(container_id)) if record.name != GATEWAY_NETWORK else ()
     return EndpointRecord(
         id=identity,
         network_id=record.id,
@@ -129,6 +140,42 @@ def endpoint(
         links=tuple(settings.links or ()),
         wished_address=str(wished or ""),
     )
+
+
+def overlay_endpoint(
+    record: NetworkRecord,
+    settings: EndpointSettings,
+    identity: str,
+    container_name: str,
+    container_id: str,
+    interface: str,
+) -> EndpointRecord:
+    """At the address that the managers gave. Raises Forbidden when there is none: only tasks have one."""
+    ipam = settings.ipam_config or EndpointIPAMConfig()
+    if not ipam.ipv4_address:
+        raise not_attachable(record)
+    address = parse_address("IPv4Address", ipam.ipv4_address)
+    own = next((pool for pool in record.pools if address in IPv4Network(pool[0])), None)
+    if own is None:
+        raise not_attachable(record)
+    return EndpointRecord(
+        id=identity,
+        network_id=record.id,
+        network_name=record.name,
+        address=str(address),
+        prefix_len=IPv4Network(own[0]).prefixlen,
+        mac=mac_of(address),
+        interface=interface,
+        link=f"sv{identity[:12]}",
+        names=(container_name.lstrip("/"), short_id(container_id)),
+        wished_address=str(address),
+        overlay=True,
+        routes=tuple((subnet, own[1]) for subnet, _ in record.pools if subnet != own[0]),
+    )
+
+
+def not_attachable(record: NetworkRecord) -> Forbidden:
+    return Forbidden(f"Could not attach to network {record.name}: network {record.name} not manually attachable")
 
 
 def sandbox(
@@ -174,7 +221,7 @@ def sandbox(
         dns_options=tuple(request.dns_options),
         endpoints=tuple(made),
         exposed=tuple(dict.fromkeys(map(ports.normal, (*request.exposed, *request.ports)))),
-        embedded_dns=needs_dns(made, catalog),
+        embedded_dns=needs_dns(made, catalog) and request.container_id != GATE,
         files_of=files_of,
     )
 
@@ -196,19 +243,21 @@ def gateway_endpoint(endpoints: Iterable[EndpointRecord]) -> EndpointRecord | No
     return next((made for made in endpoints if made.gateway), None)
 
 
-def plans(record: SandboxRecord, catalog: Catalog) -> list[EndpointPlan]:
-    """The links to make for a sandbox."""
+def plans(record: SandboxRecord, catalog: Catalog, overlays: Path) -> list[EndpointPlan]:
+    """The links to make for a sandbox. `overlays`: where the namespaces of overlay networks are."""
     first = gateway_endpoint(record.endpoints)
     return [
         EndpointPlan(
             link=made.link,
-            bridge=catalog.networks[made.network_id].bridge,
+            bridge=vxlan.BRIDGE if made.overlay else catalog.networks[made.network_id].bridge,
             interface=made.interface,
             mac=made.mac,
             address=made.address,
             prefix_len=made.prefix_len,
             gateway=made.gateway if made is first else "",
             mtu=catalog.networks[made.network_id].mtu,
+            within=overlays / made.network_id if made.overlay else None,
+            routes=made.routes,
         )
         for made in record.endpoints
         if made.link
@@ -250,7 +299,11 @@ def view(record: SandboxRecord) -> Sandbox:
     directory = Path(record.files_of or record.directory)
     return Sandbox(
         netns=Path(record.netns) if record.netns else None,
-        endpoints={made.network_name: endpoint_view(made) for made in record.endpoints},
+        endpoints={
+            made.network_name: endpoint_view(made)
+            for made in record.endpoints
+            if made.network_name != GATEWAY_NETWORK or len(record.endpoints) == 1
+        },
         ports=ports_view(record.exposed if record.mode != HOST else (), record.published),
         hosts=directory / "hosts",
         hostname=directory / "hostname",

@@ -179,7 +179,7 @@ class Plumbing:
     async def links_gone(self, record: SandboxRecord) -> None:
         """Wait until the kernel has dropped the links (its own worker does it in batches, off everybody's way);
         after LINK_GONE_S (somebody still holds the namespace) remove them by hand."""
-        names = [made.link for made in record.endpoints if made.link]
+        names = [made.link for made in record.endpoints if made.link and not made.overlay]
         deadline = time.monotonic() + LINK_GONE_S
         while names and time.monotonic() < deadline:
             names = [name for name in names if await self.link_exists(name)]

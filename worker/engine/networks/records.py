@@ -11,6 +11,16 @@ from api.types.base import Record
 NETWORKS = "networks"
 SANDBOXES = "sandboxes"
 
+OVERLAYS = "overlays"
+OVERLAY_SERVICES = "overlay_services"
+
+OVERLAY = "overlay"
+GATEWAY_NETWORK = "docker_gwbridge"
+"""The bridge by which containers on overlays reach the world, and the routing mesh reaches them. Nobody has a name on
+it: who shares it is nobody's neighbour."""
+GATE = "ingress-sbox"
+"""The container id under which the gate of the routing mesh has its sandbox."""
+
 OPTION_NAME = "com.docker.network.bridge.name"
 OPTION_DEFAULT = "com.docker.network.bridge.default_bridge"
 OPTION_ICC = "com.docker.network.bridge.enable_icc"
@@ -38,6 +48,17 @@ class NetworkRecord(Record, kw_only=True, frozen=True):
     """Name of the bridge link; empty for the drivers host and null."""
     options: dict[str, str] = {}
     labels: dict[str, str] = {}
+    pools: tuple[tuple[str, str], ...] = ()
+    """(subnet, gateway) of an overlay, whose addresses are the managers' to give."""
+
+    @property
+    def is_overlay(self) -> bool:
+        return self.driver == OVERLAY
+
+    @property
+    def joinable(self) -> bool:
+        """Containers have an address of their own on it."""
+        return bool(self.bridge) or self.is_overlay
 
     def option(self, name: str, default: str) -> str:
         """A driver option's text."""
@@ -81,6 +102,10 @@ class EndpointRecord(Record, kw_only=True, frozen=True):
     links: tuple[str, ...] = ()
     """`container:alias`, as asked for."""
     wished_address: str = ""
+    overlay: bool = False
+    """The host's end of the pair is in the network's own namespace."""
+    routes: tuple[tuple[str, str], ...] = ()
+    """(subnet, gateway) of the network's other subnets."""
 
 
 class PublishedPort(Record, kw_only=True, frozen=True):

@@ -8,7 +8,7 @@ from worker.engine.networks import files
 from worker.engine.networks.config import NetworkConfig
 from worker.engine.networks.names import NameTable
 from worker.engine.networks.planning import CONTAINER, HOST, gateway_endpoint
-from worker.engine.networks.records import SandboxRecord
+from worker.engine.networks.records import GATEWAY_NETWORK, SandboxRecord
 
 
 def write_files(record: SandboxRecord, config: NetworkConfig, names: NameTable) -> None:
@@ -38,7 +38,11 @@ def write_hosts(record: SandboxRecord, config: NetworkConfig, names: NameTable) 
             [
                 *extra,
                 *names.linked(record.endpoints),
-                *((made.address, own) for made in record.endpoints if made.address),
+                *(
+                    (made.address, own)
+                    for made in record.endpoints
+                    if made.address and (made.network_name != GATEWAY_NETWORK or len(record.endpoints) == 1)
+                ),
             ]
         )
     (Path(record.directory) / "hosts").write_text(text)

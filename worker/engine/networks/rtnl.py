@@ -7,13 +7,14 @@ Wire format: rtnetlink(7), include/uapi/linux/{rtnetlink,if_link,veth,if_bridge}
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import socket
 import struct
 from types import TracebackType
 
-_NEWLINK, _SETLINK, _NEWADDR, _NEWROUTE = 16, 19, 20, 24
+_NEWLINK, _SETLINK, _NEWADDR, _NEWROUTE, _NEWNEIGH, _DELNEIGH = 16, 19, 20, 24, 28, 29
 _ERROR = 2
 _REQUEST, _ACK, _REPLACE, _EXCLUSIVE, _CREATE = 1, 4, 0x100, 0x200, 0x400
 _NESTED = 0x8000
@@ -22,7 +23,9 @@ _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_PROTINFO, _IFLA_LINK
 )  # fmt: skip
 _INFO_KIND, _INFO_DATA, _VETH_PEER, _BRPORT_MODE = 1, 2, 1, 4
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
-_RTA_GATEWAY = 5
+_RTA_DST, _RTA_GATEWAY = 1, 5
+_NDA_DST, _NDA_LLADDR = 1, 2
+_PERMANENT, _SELF = 0x80, 0x02
 _TABLE_MAIN, _PROTO_STATIC, _SCOPE_UNIVERSE, _UNICAST = 254, 4, 0, 1
 _IFF_UP = 1
 _RECEIVE_BYTES = 65536
@@ -43,6 +46,17 @@ def _number(kind: int, value: int) -> bytes:
 
 def _link_header(family: int = 0, index: int = 0, flags: int = 0, change: int = 0) -> bytes:
     return struct.pack("=BxHiII", family, 0, index, flags, change)
+
+
+def _neighbour(
+    family: int, index: int, flags: int, destination: ipaddress.IPv4Address | ipaddress.IPv6Address | None, mac: str
+) -> bytes:
+    body = struct.pack("=BBHiHBB", family, 0, 0, index, _PERMANENT, flags, 0)
+    if destination is not None:
+        body += _attribute(_NDA_DST, destination.packed)
+    if mac:
+        body += _attribute(_NDA_LLADDR, bytes.fromhex(mac.replace(":", "")))
+    return body
 
 
 class RouteSocket:
@@ -115,6 +129,45 @@ class RouteSocket:
             + _attribute(_IFA_BROADCAST, interface.network.broadcast_address.packed)
         )
         self._request(_NEWADDR, _CREATE | _EXCLUSIVE, body, f"add address {interface}")
+
+    def neighbour(self, index: int, address: str, mac: str) -> None:
+        """A permanent neighbour entry; replaces one of the same address."""
+        body = _neighbour(socket.AF_INET, index, 0, ipaddress.IPv4Address(address), mac)
+        self._request(_NEWNEIGH, _CREATE | _REPLACE, body, f"neighbour {address}")
+
+    def no_neighbour(self, index: int, address: str) -> None:
+        """Idempotent."""
+        body = _neighbour(socket.AF_INET, index, 0, ipaddress.IPv4Address(address), "")
+        self._forget(body, f"remove neighbour {address}")
+
+    def forwarding(self, index: int, mac: str, node: str) -> None:
+        """A VXLAN link sends frames for `mac` to `node`; replaces an entry of the same hardware address."""
+        body = _neighbour(socket.AF_BRIDGE, index, _SELF, ipaddress.ip_address(node), mac)
+        self._request(_NEWNEIGH, _CREATE | _REPLACE, body, f"forwarding of {mac} to {node}")
+
+    def no_forwarding(self, index: int, mac: str) -> None:
+        """Idempotent."""
+        self._forget(_neighbour(socket.AF_BRIDGE, index, _SELF, None, mac), f"remove forwarding of {mac}")
+
+    def _forget(self, body: bytes, what: str) -> None:
+        try:
+            self._request(_DELNEIGH, 0, body, what)
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise
+
+    def route(self, subnet: str, gateway: str) -> None:
+        """Add or replace an IPv4 route."""
+        network = ipaddress.IPv4Network(subnet)
+        body = (
+            struct.pack(
+                "=BBBBBBBBI",
+                socket.AF_INET, network.prefixlen, 0, 0, _TABLE_MAIN, _PROTO_STATIC, _SCOPE_UNIVERSE, _UNICAST, 0,
+            )
+            + _attribute(_RTA_DST, network.network_address.packed)
+            + _attribute(_RTA_GATEWAY, ipaddress.IPv4Address(gateway).packed)
+        )  # fmt: skip
+        self._request(_NEWROUTE, _CREATE | _REPLACE, body, f"route to {subnet} by {gateway}")
 
     def default_route(self, gateway: str) -> None:
         """Add or replace the IPv4 default route."""
