@@ -60,6 +60,9 @@ class ContainerSpec(Spec, frozen=True, kw_only=True):
 class Resources(Spec, frozen=True, kw_only=True):
     nano_cpus: int = 0
     memory_bytes: int = 0
+    cpu: int = msgspec.field(name="CPU", default=0)
+    memory: int = 0
+    """The names that "Update a service" has for the two above; the control API moves them there."""
 
 
 class ResourceRequirements(Spec, frozen=True, kw_only=True):

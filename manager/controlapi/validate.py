@@ -50,14 +50,15 @@ def service_spec(spec: ServiceSpec) -> ServiceSpec:
     """
     _name(spec.name)
     _labels("Labels", spec.labels)
-    _task_template(spec.task_template)
+    template = _canonical(spec.task_template)
+    _task_template(template)
     _networks(spec)
     _endpoint(spec.endpoint_spec)
     _update_config(spec)
     return msgspec.structs.replace(
         spec,
         mode=_mode(spec.mode),
-        task_template=_canonical(spec.task_template),
+        task_template=template,
         endpoint_spec=spec.endpoint_spec or EndpointSpec(),
     )
 
@@ -67,11 +68,17 @@ def _canonical(task: TaskSpec) -> TaskSpec:
     policy = task.restart_policy or RestartPolicy()
     return msgspec.structs.replace(
         task,
-        resources=ResourceRequirements(
-            limits=resources.limits or Resources(), reservations=resources.reservations or Resources()
-        ),
+        resources=ResourceRequirements(limits=_plain(resources.limits), reservations=_plain(resources.reservations)),
         restart_policy=msgspec.structs.replace(policy, max_attempts=policy.max_attempts or 0),
         placement=task.placement or Placement(),
+    )
+
+
+def _plain(resources: Resources | None) -> Resources:
+    if resources is None:
+        return Resources()
+    return Resources(
+        nano_cpus=resources.nano_cpus or resources.cpu, memory_bytes=resources.memory_bytes or resources.memory
     )
 
 

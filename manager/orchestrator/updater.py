@@ -1,7 +1,7 @@
 """The updater: how many slots may change to the new spec now, and what `UpdateStatus` says. Pure.
 
-Order within a slot is stop first, then start; a slot is busy from its replacement until its new task runs and the
-delay has passed. Source: v1.24 section 3.9, UpdateConfig.
+Order within a slot is stop first, then start; a slot is busy from its replacement until its new task runs, or has
+failed where failures don't pause the update, and the delay has passed. Source: v1.24 section 3.9, UpdateConfig.
 """
 
 from __future__ import annotations
@@ -73,6 +73,9 @@ def _standing(slot: Slot) -> Task | None:
 
 def _busy_until(context: Context, slot: Slot, status: UpdateStatus, delay: int) -> int | None:
     """When the slot stops being busy, ns; 0: it is not. None: not before its task gets on."""
+    failed = _failed(context, (slot,), status)
+    if failed is not None:
+        return failed.status.timestamp + delay  # it had its turn; the restart policy goes on with it
     task = slot.wanted
     if task is None:
         return 0 if settled(slot) else None
@@ -84,7 +87,7 @@ def _busy_until(context: Context, slot: Slot, status: UpdateStatus, delay: int) 
 
 
 def _failed(context: Context, slots: Iterable[Slot], status: UpdateStatus) -> Task | None:
-    """A task of the new spec that ended by itself since the update began."""
+    """The first task of the new spec that ended by itself since the update began."""
     for slot in slots:
         for task in slot.tasks:
             made_now = task.spec_version == context.service.spec_version and task.meta.created_at >= status.started_at

@@ -104,12 +104,15 @@ class Docker:
         """Run on a terminal, for use in a `with` block."""
         return Terminal(self.argv(*args))
 
-    def http(self, method: str, path: str, body: bytes | str | dict[str, Any] | None = None) -> Answer:
-        """One request as an SDK would send it (JSON unless `body` is bytes or text); no version is added."""
+    def http(self, method: str, path: str, body: bytes | str | dict[str, Any] | None = None, **headers: str) -> Answer:
+        """One request as an SDK would send it (JSON unless `body` is bytes or text); no version is added.
+        Headers with `_` for `-`."""
         data = json.dumps(body) if isinstance(body, dict) else body
         connection = _UnixConnection(self.path)
         try:
-            connection.request(method, path, data, {"Content-Type": "application/json"} if data is not None else {})
+            sent = {name.replace("_", "-"): value for name, value in headers.items()}
+            sent |= {"Content-Type": "application/json"} if data is not None else {}
+            connection.request(method, path, data, sent)
             answer = connection.getresponse()
             return Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
         finally:

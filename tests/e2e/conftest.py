@@ -28,8 +28,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     """A failure shows the end of the engines' logs."""
     report = yield
     if report.failed:  # type: ignore[attr-defined]
-        for name in ("single", "swarm_lab"):
-            lab = getattr(item, "funcargs", {}).get(name)
+        for lab in {id(each): each for each in getattr(item, "funcargs", {}).values()}.values():
             if isinstance(lab, Lab):
                 report.sections += _logs(lab)  # type: ignore[attr-defined]
     return report

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from msgspec import UNSET
 
-from api.errors import NotFound, NotModified, ShoalError
+from api.errors import InvalidArgument, NotFound, NotModified, ShoalError
 from api.types.auth import AuthConfig, decode_auth
 from api.types.container import ContainerInspect, ContainerState, ContainerSummary, CreateAnswer, CreateBody
 from api.types.dataplane import OverlayChange
@@ -103,6 +105,7 @@ class EngineAdapter:
     async def prepare(self, task: Task) -> None:
         """Make sure of the image and the volumes, create the container under the task's name."""
         body = create_body(task)
+        await _require_bind_sources(task)
         await self._ensure_image(body.image, decode_auth(task.registry_auth))
         async with self._volumes_of(task):
             answer = await self._containers.create(task.name, body)
@@ -172,6 +175,19 @@ class EngineAdapter:
                     undo.push_async_callback(self._volumes.remove, view.name)
             yield
             undo.pop_all()
+
+
+async def _require_bind_sources(task: Task) -> None:
+    """A container's `-v` makes a directory that is not there; a service must not, on whatever node it lands.
+
+    Raises InvalidArgument naming path and host.
+    """
+    for mount in task.spec.container_spec.mounts:
+        if mount.type == "bind" and not await asyncio.to_thread(os.path.lexists, mount.source):
+            raise InvalidArgument(
+                f'invalid mount config for type "bind": bind source path does not exist: {mount.source} '
+                f"(on {socket.gethostname()})"
+            )
 
 
 def _health(state: ContainerState) -> str:

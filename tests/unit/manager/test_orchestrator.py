@@ -297,6 +297,19 @@ def test_a_failure_pauses_or_not(action: str, state: str) -> None:
     assert replaced(found) == ([] if state == "paused" else [2])
 
 
+def test_an_update_that_goes_on_does_not_wait_for_a_slot_that_keeps_failing() -> None:
+    updating = UpdateStatus(state="updating", started_at=1 * NS, message="update in progress")
+    config = UpdateConfig(parallelism=1, delay=10 * NS, failure_action="continue")
+    service, tasks = updated(2, config, update_status=updating)
+    ended = msgspec.structs.replace(
+        tasks[0], desired_state=S.SHUTDOWN, status=msgspec.structs.replace(tasks[0].status, state=S.SHUTDOWN)
+    )
+    failed = make.task(service, 1, state=S.FAILED, desired=S.SHUTDOWN, created=50, at=60)
+    held = make.task(service, 1, state=S.READY, desired=S.READY, created=61)
+    assert replaced(plan(service, [ended, failed, held, tasks[1]], now=69)) == []
+    assert replaced(plan(service, [ended, failed, held, tasks[1]], now=70)) == [2]
+
+
 def test_a_paused_update_stays_so_until_the_spec_changes() -> None:
     service, tasks = updated(2, UpdateConfig(parallelism=1), update_status=UpdateStatus(state="paused"))
     assert plan(service, tasks).groups == []
