@@ -18,13 +18,15 @@ _UNITS = r"(?:second|minute|hour)s?"
 
 _TEXT: tuple[tuple[re.Pattern[str], str], ...] = (
     # With --rm the CLI at this API version removes the container itself, and may lose the race with its own end.
-    (re.compile(r'time="\S+" level=error msg="error removing container: Delete .*: context canceled"\n'), ""),
+    (re.compile(r'time="\S+" level=error msg="error (?:removing container|getting events).*context canceled"\n'), ""),
     (re.compile(_TIME), "<time>"),
     # An image's identity is its content: it must be the same on both sides.
     (re.compile(r"(?<![0-9a-f])(?<!sha256:)[0-9a-f]{64}(?![0-9a-f])"), "<id>"),
     (re.compile(r"(?<![0-9a-zA-Z:.])(?=[0-9a-f]*[0-9])[0-9a-f]{12}(?![0-9a-zA-Z])"), "<short-id>"),
     (re.compile(r"\b02:42(?::[0-9a-f]{2}){4}\b"), "<mac>"),
-    (re.compile(r"\b172\.(?:1[6-9]|2\d|3[01])\.\d{1,3}\.(?!0\b)\d{1,3}\b"), "<ip>"),
+    # The subnets that engines choose by themselves.
+    (re.compile(r"\b(?:172\.(?:1[6-9]|2\d|3[01])|192\.168)\.\d{1,3}\.\d{1,3}/\d\d\b"), "<subnet>"),
+    (re.compile(r"\b(?:172\.(?:1[6-9]|2\d|3[01])|192\.168)\.\d{1,3}\.\d{1,3}\b"), "<ip>"),
     (re.compile(rf"(?:Less than a second|About an? {_UNITS}|\d+ {_UNITS})(?= ago)"), "<while>"),
     (re.compile(rf"\bUp (?:Less than a second|About an? {_UNITS}|\d+ {_UNITS})"), "Up <while>"),
     (re.compile(r"/var/lib/(?:docker|shoal)/"), "<data>/"),
@@ -32,7 +34,7 @@ _TEXT: tuple[tuple[re.Pattern[str], str], ...] = (
 
 _PATHS = {"ResolvConfPath", "HostnamePath", "HostsPath", "LogPath", "SandboxKey"}
 _IDENTITIES = {"SandboxID", "EndpointID", "NetworkID"}
-_NUMBERS = {"Pid", "SizeRw", "SizeRootFs"}
+_NUMBERS = {"Pid", "SizeRw", "SizeRootFs", "Created"}
 
 
 def text(value: str, places: dict[str, str] | None = None) -> str:
@@ -56,7 +58,7 @@ def parse(output: str) -> Json | None:
     except ValueError:
         pass
     try:
-        return [json.loads(line) for line in stripped.splitlines()]
+        return [json.loads(line) for line in stripped.splitlines() if line.strip()]
     except ValueError:
         return None
 
@@ -68,7 +70,7 @@ def value(found: Json, places: dict[str, str] | None = None, key: str = "") -> J
     if isinstance(found, list):
         items = [value(inner, places) for inner in found]
         return sorted(items, key=_destination) if _are_mounts(items) else items
-    if key in _NUMBERS and found:
+    if key in _NUMBERS and isinstance(found, int) and found:
         return f"<{key}>"
     if isinstance(found, str):
         if key in _PATHS and found:

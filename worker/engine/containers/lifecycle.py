@@ -102,7 +102,14 @@ class Lifecycle:
             container = self._kit.store.get(ref)
         except NotFound as error:
             raise NotFound(f"Cannot kill container: {ref}: {error.message}") from None
-        number = parse_signal(signal or SIGKILL)
+        try:
+            number = parse_signal(signal or SIGKILL)
+        except InvalidArgument:
+            if not signal.isdecimal():
+                raise
+            raise InvalidArgument(
+                f"Cannot kill container: {ref}: The linux daemon does not support signal {signal}"
+            ) from None
         async with container.lock:
             if container.record.status is Status.RESTARTING:
                 await self._exits.call_off(container)
@@ -155,7 +162,7 @@ class Lifecycle:
             if name.removeprefix("/") == old:
                 raise Conflict("Renaming a container with the same name as its current name")
             try:
-                with self._kit.store.reserve(check_name(name), container.id) as checked:
+                with self._kit.store.reserve(check_name(f"/{name.removeprefix('/')}"), container.id) as checked:
                     await self._kit.store.save(container, name=checked)
             except (Conflict, InvalidArgument) as error:
                 raise type(error)(f"Error when allocating new name: {error.message}") from None

@@ -18,8 +18,9 @@ from worker.engine.syscalls import mounts
 from worker.engine.syscalls.tree import remove_tree
 
 DIRECTORY_MODE = 0o710
-INIT_DIRECTORIES = ("dev", "proc", "sys", "etc")
-INIT_FILES = ("etc/hosts", "etc/hostname", "etc/resolv.conf")
+INIT_DIRECTORIES = ("dev", "dev/pts", "dev/shm", "proc", "sys", "etc")
+INIT_FILES = (".dockerenv", "dev/console", "etc/hosts", "etc/hostname", "etc/resolv.conf")
+"""`.dockerenv` is how programs tell that they are in a container."""
 
 
 class Rootfs:
@@ -107,7 +108,9 @@ def _make_init(path: Path) -> None:
     for name in INIT_DIRECTORIES:
         (path / name).mkdir(parents=True, exist_ok=True, mode=0o755)
     for name in INIT_FILES:
-        (path / name).touch(mode=0o644)
+        (path / name).touch(mode=0o755 if name in (".dockerenv", "dev/console") else 0o644)
+    if not os.path.lexists(path / "etc/mtab"):
+        os.symlink("/proc/mounts", path / "etc/mtab")
 
 
 def _unmount_all(target: Path) -> None:

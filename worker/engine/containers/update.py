@@ -44,6 +44,8 @@ class Updater:
             if container.record.status in (Status.REMOVING, Status.DEAD):
                 raise Conflict(f"Container {container.id} is marked for removal and cannot be updated")
             before = container.record.host_config
+            if body.restart_policy is not None and body.restart_policy.name:
+                check_policy(body.restart_policy)
             try:
                 after = merge(before, body)
             except InvalidArgument as error:
@@ -58,14 +60,13 @@ class Updater:
 
 
 def merge(host: HostConfig, body: UpdateBody) -> HostConfig:
-    """The host configuration with what the body sets. Raises InvalidArgument."""
+    """The host configuration with what the body sets; its restart policy has been checked. Raises InvalidArgument."""
     changes: dict[str, Any] = {name: getattr(body, name) for name in _FIELDS if getattr(body, name)}
     if body.memory and host.memory_swap > 0 and not body.memory_swap and body.memory > host.memory_swap:
         raise InvalidArgument(
             "Memory limit should be smaller than already set memoryswap limit, update the memoryswap at the same time"
         )
     if body.restart_policy is not None and body.restart_policy.name:
-        check_policy(body.restart_policy)
         changes["restart_policy"] = body.restart_policy
     return msgspec.structs.replace(host, **changes)
 

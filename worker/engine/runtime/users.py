@@ -55,7 +55,8 @@ def resolve(wish: str, passwd: str, group: str, extra_groups: Sequence[str] = ()
     else:
         gid = account.gid
         additional = [entry.gid for entry in groups if account.name and account.name in entry.members]
-    additional += [_find_gid(name, groups, "Unable to find group {}") for name in extra_groups]
+    missing = "Unable to find group {}: no matching entries in group file"
+    additional += [_find_gid(name, groups, missing) for name in extra_groups]
     # The primary group is among the additional ones: a process that changes it keeps what it denies (CVE-2022-36109).
     unique = tuple(dict.fromkeys((gid, *additional)))
     return Identity(User(account.uid, gid, unique), account.home or "/")
