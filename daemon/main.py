@@ -28,8 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not __debug__:
         print("shoald: refuses to run under python -O: assertions guard its invariants", file=sys.stderr)
         return 2
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in ("backup", "restore"):
+        return _operate(words)
     try:
-        config = daemon_config.load(sys.argv[1:] if argv is None else argv)
+        config = daemon_config.load(words)
     except ShoalError as error:
         print(f"shoald: {error.message}", file=sys.stderr)
         return 2
@@ -44,6 +47,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             asyncio.run(_serve(config))
     except ShoalError as error:
         log.critical("the daemon can't run: %s", error.message)
+        return 1
+    return 0
+
+
+def _operate(words: Sequence[str]) -> int:
+    """An operator's command; no daemon."""
+    from daemon import backup  # late: only these commands need it
+
+    try:
+        print(backup.main(words))
+    except ShoalError as error:
+        print(f"shoald: {error.message}", file=sys.stderr)
         return 1
     return 0
 

@@ -7,10 +7,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from api.errors import NotFound
 from base.clock import Clock
 from manager.manager import LOG_FILE, raft_keys
 from raft import recovery
 from raft.storage.sqlite import SqliteStorage
+
+
+def check_log(state_dir: Path, clock: Clock) -> int:
+    """Read the whole log, with checksums and keys; returns its last index. Blocks; raises as `found_anew`."""
+    storage = SqliteStorage(state_dir / LOG_FILE, raft_keys(state_dir, clock).ring)
+    try:
+        if storage.raft_id() is None:
+            raise NotFound("the raft log is empty: this node has not become a manager yet")
+        stored = storage.load()
+    finally:
+        storage.close()
+    return stored.entries[-1].index if stored.entries else stored.base_index
 
 
 def found_anew(state_dir: Path, addr: str, clock: Clock) -> None:
