@@ -64,7 +64,7 @@ class System:
             driver="overlay2",
             driver_status=[("Backing Filesystem", _filesystem(self._config.data_root)), ("Supports d_type", "true")],
             docker_root_dir=str(self._config.data_root),
-            plugins=PluginNames(volume=list(VOLUME_DRIVERS), network=list(NETWORK_DRIVERS)),
+            plugins=PluginNames(volume=self._engine.volumes.drivers(), network=list(NETWORK_DRIVERS)),
             swap_limit=self._host.swap_limit,
             ipv4_forwarding=_is_on("/proc/sys/net/ipv4/ip_forward"),
             bridge_nf_iptables=_is_on("/proc/sys/net/bridge/bridge-nf-call-iptables"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from api.types.base import Api
@@ -24,7 +26,7 @@ class Volume(Api):
     scope: str = "local"
     options: dict[str, str] | None = None
     created_at: str = ""
-    status: dict[str, str] | msgspec.UnsetType = msgspec.UNSET
+    status: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
 
 class VolumeList(Api):

@@ -269,7 +269,8 @@ class Networks(Protocol):
 class VolumeView:
     name: str
     driver: str
-    mountpoint: Path
+    mountpoint: Path | None
+    """None as long as a volume plugin does not say."""
     created: bool
     """True if this call made it (then the image's content is copied up)."""
 

@@ -14,9 +14,9 @@ from api.types.volume import Volume, VolumeCreate, VolumeList
 class VolumeBackend(Protocol):
     async def create(self, body: VolumeCreate) -> Volume: ...
 
-    def inspect(self, name: str) -> Volume: ...
+    async def inspect(self, name: str) -> Volume: ...
 
-    def list(self, filters: Mapping[str, Sequence[str]]) -> VolumeList: ...
+    async def list(self, filters: Mapping[str, Sequence[str]]) -> VolumeList: ...
 
     async def remove(self, name: str, *, force: bool = False) -> None: ...
 
@@ -25,13 +25,13 @@ def routes(backend: VolumeBackend) -> list[Route]:
     """The four endpoints over `backend`."""
 
     async def list_volumes(request: web.Request) -> web.StreamResponse:
-        return reply(request, backend.list(filters(request)))
+        return reply(request, await backend.list(filters(request)))
 
     async def create(request: web.Request) -> web.StreamResponse:
         return reply(request, await backend.create(await read_json(request, VolumeCreate)), status=201)
 
     async def inspect(request: web.Request) -> web.StreamResponse:
-        return reply(request, backend.inspect(request.match_info["name"]))
+        return reply(request, await backend.inspect(request.match_info["name"]))
 
     async def remove(request: web.Request) -> web.StreamResponse:
         await backend.remove(request.match_info["name"], force=flag(request, "force"))

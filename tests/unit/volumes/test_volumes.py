@@ -56,7 +56,7 @@ async def store(records: Records, tmp_path: Path) -> AsyncIterator[VolumeStore]:
 )
 async def test_create_answers_what_inspect_answers(store: VolumeStore, tmp_path: Path) -> None:
     made = await store.create(VolumeCreate(name="data", labels={"a": "b"}))
-    assert made == store.inspect("data")
+    assert made == await store.inspect("data")
     json = msgspec.json.decode(msgspec.json.encode(made))
     assert json["Name"] == "data"
     assert json["Driver"] == "local"
@@ -104,7 +104,7 @@ async def test_a_held_volume_stays_and_a_free_one_goes(store: VolumeStore) -> No
     await store.remove("data")
     assert not Path(made.mountpoint).exists()
     with pytest.raises(NotFound, match="no such volume"):
-        store.inspect("data")
+        await store.inspect("data")
     with pytest.raises(NotFound):
         await store.remove("data")
     await store.remove("data", force=True)
@@ -118,8 +118,8 @@ async def test_records_outlive_the_daemon(records: Records, tmp_path: Path) -> N
     await first.close()
     second = VolumeStore(records, tmp_path, Heard())
     await second.start_up()
-    assert second.inspect("data").labels == {"k": "v"}
-    assert second.inspect("data").options == {"type": "tmpfs", "device": "tmpfs"}
+    assert (await second.inspect("data")).labels == {"k": "v"}
+    assert (await second.inspect("data")).options == {"type": "tmpfs", "device": "tmpfs"}
     with pytest.raises(Conflict):
         await second.remove("data")
     await second.close()
@@ -148,21 +148,21 @@ async def test_filters(store: VolumeStore) -> None:
         await store.create(VolumeCreate(name=name, labels={"tier": name[0]}))
     await store.hold("beta", "c1")
 
-    def names(**filters: list[str]) -> list[str]:
-        return [volume.name for volume in store.list(filters).volumes]
+    async def names(**filters: list[str]) -> list[str]:
+        return [volume.name for volume in (await store.list(filters)).volumes]
 
-    assert names() == ["alpha", "beta", "gamma"]
-    assert names(name=["amm", "alph"]) == ["alpha", "gamma"]
-    assert names(dangling=["true"]) == names(dangling=["1"]) == ["alpha", "gamma"]
-    assert names(dangling=["false"]) == names(dangling=["0"]) == ["beta"]
-    assert names(driver=["loc"]) == ["alpha", "beta", "gamma"]
-    assert names(driver=["x"]) == []
-    assert names(label=["tier=b"]) == ["beta"]
-    assert names(label=["tier"], name=["a"]) == ["alpha", "beta", "gamma"]
+    assert await names() == ["alpha", "beta", "gamma"]
+    assert await names(name=["amm", "alph"]) == ["alpha", "gamma"]
+    assert await names(dangling=["true"]) == await names(dangling=["1"]) == ["alpha", "gamma"]
+    assert await names(dangling=["false"]) == await names(dangling=["0"]) == ["beta"]
+    assert await names(driver=["loc"]) == ["alpha", "beta", "gamma"]
+    assert await names(driver=["x"]) == []
+    assert await names(label=["tier=b"]) == ["beta"]
+    assert await names(label=["tier"], name=["a"]) == ["alpha", "beta", "gamma"]
     with pytest.raises(InvalidArgument):
-        names(dangling=["maybe"])
+        await names(dangling=["maybe"])
     with pytest.raises(InvalidArgument, match="Invalid filter 'colour'"):
-        names(colour=["red"])
+        await names(colour=["red"])
 
 
 def test_options_become_a_mount() -> None:
