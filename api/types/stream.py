@@ -31,3 +31,5 @@ class AttachOptions:
     stdout: bool = False
     stderr: bool = False
     detach_keys: str = ""
+    raw: bool = False
+    """Both outputs as they are, without frames (websockets)."""

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import msgspec
 from aiohttp import web
 
-from api.errors import InvalidArgument, NotSupported
+from api.errors import InvalidArgument
 from api.server.http import (
     RawStream,
     Route,
@@ -26,6 +26,7 @@ from api.server.http import (
     text,
 )
 from api.server.keys import HEADERS
+from api.server.websocket import WebSocket
 from api.types.container import (
     Change,
     ContainerInspect,
@@ -65,7 +66,7 @@ RAW_STREAM = "application/vnd.docker.raw-stream"
 class Session(Protocol):
     """A client that is registered with a process: run it on its connection, or close it."""
 
-    async def run(self, connection: RawStream) -> None: ...
+    async def run(self, connection: RawStream | WebSocket) -> None: ...
 
     def close(self) -> None: ...
 
@@ -228,15 +229,7 @@ class ContainerRoutes:
         return response
 
     async def attach(self, request: web.Request) -> web.StreamResponse:
-        options = AttachOptions(
-            logs=flag(request, "logs"),
-            stream=flag(request, "stream"),
-            stdin=flag(request, "stdin"),
-            stdout=flag(request, "stdout"),
-            stderr=flag(request, "stderr"),
-            detach_keys=text(request, "detachKeys"),
-        )
-        session = await self._backend.attach(_name(request), options)
+        session = await self._backend.attach(_name(request), attach_options(request))
         try:
             connection = await hijack(request)
         except BaseException:
@@ -291,7 +284,17 @@ class ContainerRoutes:
         return empty(200)
 
     async def attach_ws(self, request: web.Request) -> web.StreamResponse:
-        raise NotSupported("attaching over a websocket is not offered yet, use POST attach")
+        if not web.WebSocketResponse().can_prepare(request):
+            raise InvalidArgument("this endpoint speaks the websocket protocol: no upgrade to it was asked for")
+        session = await self._backend.attach(_name(request), attach_options(request, raw=True))
+        connection = WebSocket()
+        try:
+            await connection.open(request)
+        except BaseException:
+            session.close()
+            raise
+        await session.run(connection)
+        return connection.response
 
 
 def routes(backend: ContainerBackend) -> list[Route]:
@@ -319,7 +322,7 @@ def routes(backend: ContainerBackend) -> list[Route]:
         Route("POST", f"{one}/attach", on.attach),
         Route("GET", f"{one}/attach/ws", on.attach_ws),
         Route("POST", f"{one}/wait", on.wait, cancellable=True),
-        Route("DELETE", one, on.remove),
+        Route("DELETE", "/containers/{name:.+}", on.remove),  # a link is removed by `container/alias`
         Route("HEAD", f"{one}/archive", on.archive_stat),
         Route("GET", f"{one}/archive", on.archive_get),
         Route("PUT", f"{one}/archive", on.archive_put),
@@ -365,6 +368,19 @@ def log_options(request: web.Request) -> LogOptions:
         since_ns=_moment(request, "since"),
         until_ns=_moment(request, "until"),
         tail=int(tail) if tail.isdecimal() else -1,
+    )
+
+
+def attach_options(request: web.Request, *, raw: bool = False) -> AttachOptions:
+    """The query of both kinds of attach."""
+    return AttachOptions(
+        logs=flag(request, "logs"),
+        stream=flag(request, "stream"),
+        stdin=flag(request, "stdin"),
+        stdout=flag(request, "stdout"),
+        stderr=flag(request, "stderr"),
+        detach_keys=text(request, "detachKeys"),
+        raw=raw,
     )
 
 

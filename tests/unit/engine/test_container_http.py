@@ -335,6 +335,6 @@ async def test_resize(client: Client, bench: Bench) -> None:
     assert (await client("POST", f"/containers/{container_id}/resize?h=x&w=1"))[0] == 400
 
 
-async def test_what_is_not_offered_says_so(client: Client, bench: Bench) -> None:
+async def test_a_websocket_endpoint_needs_the_handshake(client: Client, bench: Bench) -> None:
     await bench.create("web")
-    assert (await client("GET", "/containers/web/attach/ws"))[0] == 501
+    assert (await client("GET", "/containers/web/attach/ws"))[0] == 400

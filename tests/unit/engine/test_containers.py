@@ -318,8 +318,12 @@ async def test_a_removal_cut_short_is_finished(bench: Bench) -> None:
 
 
 async def test_refused_fields_are_named(bench: Bench) -> None:
-    with pytest.raises(NotSupported, match="Links"):
+    with pytest.raises(NotSupported, match="Init"):
+        await bench.create(host={"init": True})
+    with pytest.raises(InvalidArgument, match="could not get container for a"):
         await bench.create(host={"links": ["a:b"]})
+    with pytest.raises(InvalidArgument, match="bad format for links"):
+        await bench.create(host={"links": ["a:b:c"]})
     with pytest.raises(InvalidArgument, match="No such container: nope"):
         await bench.create(host={"network_mode": "container:nope"})
     with pytest.raises(InvalidArgument, match="Duplicate mount point: /x"):

@@ -15,6 +15,7 @@ import os
 import posixpath
 import stat
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -39,6 +40,7 @@ from worker.engine.syscalls.openat2 import open_directory, open_in_root
 THREADS = 16
 """Uploads at a time: each waits for its client in a thread."""
 CLIENT_CHECK_S = 1.0
+FETCH_BYTES = 1 << 20
 _MISSING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _NETWORK_FILES = ("hosts", "hostname", "resolv.conf")
 _GO_KINDS = {
@@ -76,18 +78,21 @@ class Archiver:
         async with contextlib.AsyncExitStack() as stack:
             view = await stack.enter_async_context(self._view(container))
             found = await self._pool.run(_look, view.root, place, container.id)
-            start = await self._pool.run(_real, view.root, place)
-            pieces = self._pieces(container, Tree(view.root, start, place.name), stack.pop_all())
+            with _translated(place, container.id):  # it may go away while we look
+                start = await self._pool.run(_real, view.root, place)
+                tar = Tree(view.root, start, place.name).pieces()
+                first = await self._pool.run(next, tar)
+            pieces = self._pieces(container, first, tar, stack.pop_all())
         await anext(pieces)  # the view is the generator's from here on, however early the client leaves
         return found, pieces
 
     async def _pieces(
-        self, container: Container, tree: Tree, stack: contextlib.AsyncExitStack
+        self, container: Container, first: bytes, rest: Iterator[bytes], stack: contextlib.AsyncExitStack
     ) -> AsyncGenerator[bytes, None]:
         async with stack:
-            pieces = tree.pieces()
             yield b""
-            while piece := await self._pool.run(next, pieces, b""):
+            yield first
+            while piece := await self._pool.run(next, rest, b""):
                 yield piece
         self._kit.events.publish("container", "archive-path", container.id, container.attributes())
 
@@ -129,7 +134,7 @@ class Archiver:
             user = users.resolve(record.config.user, passwd, group, []).user
             owner = (user.uid, user.gid)
         options = ExtractOptions(keep_kinds=keep_kinds, owner=owner, below=place.path or ".")
-        with io.BufferedReader(source, 1 << 18) as reader:
+        with io.BufferedReader(source, FETCH_BYTES) as reader:
             extract(open_plain(cast(io.BufferedReader, reader)), root, options)
 
     # --- the view ----------------------------------------------------------------------------------------------
@@ -293,6 +298,7 @@ class _Body(io.RawIOBase):
         self._body = body
         self._loop = asyncio.get_running_loop()
         self._rest = memoryview(b"")
+        self._ahead: Future[bytes] | None = None
         self.over = False
         """Nobody waits for the reader any more."""
 
@@ -308,17 +314,31 @@ class _Body(io.RawIOBase):
         return taken
 
     def _next(self) -> bytes:
-        waiting = asyncio.run_coroutine_threadsafe(self._fetch(), self._loop)
+        waiting = self._ahead or asyncio.run_coroutine_threadsafe(self._fetch(), self._loop)
         while True:
             try:
-                return waiting.result(CLIENT_CHECK_S)
+                data = waiting.result(CLIENT_CHECK_S)
+                break
             except TimeoutError:
                 if self.over:
                     waiting.cancel()
                     raise Cancelled("the client went away") from None
+        # The next piece arrives while this one is unpacked.
+        self._ahead = asyncio.run_coroutine_threadsafe(self._fetch(), self._loop) if data else None
+        return data
 
     async def _fetch(self) -> bytes:
+        """Some of the body, in pieces worth a change of thread; `b""` at its end."""
+        pieces: list[bytes] = []
+        size = 0
         async for data in self._body:
-            if data:
-                return data
-        return b""
+            pieces.append(data)
+            size += len(data)
+            if size >= FETCH_BYTES:
+                break
+        return b"".join(pieces)
+
+    def close(self) -> None:
+        if self._ahead is not None:
+            self._ahead.cancel()
+        super().close()

@@ -33,6 +33,7 @@ class AttachSession:
         config = container.record.config
         self._wiring = Wiring(
             tty=config.tty,
+            raw=options.raw,
             stdin=options.stdin and config.open_stdin,
             stdout=options.stdout,
             stderr=options.stderr,
@@ -61,7 +62,7 @@ class AttachSession:
         options = LogOptions(
             stdout=self._options.stdout, stderr=self._options.stderr, until_ns=self._kit.clock.now_ns()
         )
-        async for data in self._logs.frames(self._container, options):
+        async for data in self._logs.frames(self._container, options, raw=self._options.raw):
             await connection.write(data)
 
     async def _stream(self, connection: Connection) -> Stream | None:

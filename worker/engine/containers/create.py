@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import socket
+from dataclasses import replace
 
 import msgspec
 
@@ -15,8 +16,9 @@ from api.types.endpoint import EndpointSettings
 from base.ids import hex_id, short_id
 from worker.engine.containers.binds import Bind, check_destination, parse_bind, parse_volumes_from
 from worker.engine.containers.config import command_line, merge_config
-from worker.engine.containers.hostconfig import normalise
+from worker.engine.containers.hostconfig import normalise, throttled
 from worker.engine.containers.kit import Kit
+from worker.engine.containers.links import on_default_bridge, parse_link
 from worker.engine.containers.names import check_name
 from worker.engine.containers.plan import resources, tmpfs_options
 from worker.engine.containers.records import ContainerRecord, MountRecord
@@ -66,7 +68,10 @@ class Creator:
     ) -> CreateAnswer:
         kit = self._kit
         host = self._joined(host)
-        warnings += spec.warnings(resources(host), kit.host)
+        for name, _ in map(parse_link, host.links or []):
+            self._linked(name)
+        asked = {name: [spec.Throttle(0, 0, 0)] for name in throttled(host)}
+        warnings += spec.warnings(replace(resources(host), throttles=asked), kit.host)
         config.hostname = config.hostname or _hostname(container_id, host)
         line = command_line(config)
         record = ContainerRecord(
@@ -105,6 +110,12 @@ class Creator:
             if mode.startswith("container:"):
                 changes[field] = "container:" + self._other(mode.removeprefix("container:")).id
         return msgspec.structs.replace(host, **changes)
+
+    def _linked(self, name: str) -> None:
+        try:
+            self._kit.store.get(name)
+        except NotFound as error:
+            raise InvalidArgument(f"could not get container for {name}: {error.message}") from None
 
     def _other(self, reference: str) -> Container:
         """A container that the request names. Raises InvalidArgument: a NotFound would make clients pull the image."""
@@ -185,7 +196,12 @@ def _endpoints(body: CreateBody, host: HostConfig) -> dict[str, EndpointSettings
         raise InvalidArgument(
             f"Container cannot be connected to network endpoints: {', '.join(sorted(wanted))}: one at create"
         )
-    return {name or host.network_mode: settings for name, settings in wanted.items()}
+    found = {name or host.network_mode: settings for name, settings in wanted.items()}
+    if host.links and not on_default_bridge(host):
+        settings = found.get(host.network_mode) or EndpointSettings()
+        links = [":".join(parse_link(link)) for link in host.links]
+        found[host.network_mode] = msgspec.structs.replace(settings, links=[*(settings.links or []), *links])
+    return found
 
 
 def _agree(config: ContainerConfig, host: HostConfig) -> None:

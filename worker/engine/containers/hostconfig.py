@@ -14,6 +14,7 @@ from api.errors import InvalidArgument, NotSupported
 from api.types.container import DEFAULT_SHM_BYTES, HostConfig, LogConfig, Resources
 from api.types.endpoint import PortBinding
 from worker.engine.containers.config import parse_port
+from worker.engine.containers.links import parse_link
 from worker.engine.containers.restart import check_policy
 from worker.engine.containers.security import check_security
 from worker.engine.runtime import capabilities
@@ -89,10 +90,10 @@ def resources_ok(
     _cpuset(limits.cpuset_mems, "mems", memory_nodes)
     if limits.blkio_weight != 0 and not 10 <= limits.blkio_weight <= 1000:
         raise InvalidArgument("Range of blkio weight is from 10 to 1000")
-    for field in ("weight_device", "device_read_bps", "device_write_bps", "device_read_iops", "device_write_iops"):
-        if getattr(limits, f"blkio_{field}"):
-            name = "Blkio" + "".join(word.capitalize() for word in field.split("_")).replace("iops", "IOps")
-            raise NotSupported(f"{name.replace('Iops', 'IOps')} is not supported")
+    for name, devices in throttled(limits).items():
+        for path, rate in devices:
+            if not path.startswith("/") or rate <= 0:
+                raise InvalidArgument(f"Blkio limit ({name}): {path!r} with {rate} is no device with a limit above 0")
     if limits.cpu_percent or limits.io_maximum_bandwidth or limits.io_maximum_iops:
         warnings.append("CpuPercent, IOMaximumBandwidth and IOMaximumIOps are for Windows daemons only. Discarded.")
     for ulimit in limits.ulimits or []:
@@ -100,6 +101,26 @@ def resources_ok(
             raise InvalidArgument(
                 f"ulimit soft limit must be less than or equal to hard limit: {ulimit.soft} > {ulimit.hard}"
             )
+
+
+def throttled(limits: Resources) -> dict[str, list[tuple[str, int]]]:
+    """OCI's name of each list of block device limits -> (device path, limit). Raises InvalidArgument."""
+    rates = {
+        "throttleReadBpsDevice": limits.blkio_device_read_bps,
+        "throttleWriteBpsDevice": limits.blkio_device_write_bps,
+        "throttleReadIOPSDevice": limits.blkio_device_read_iops,
+        "throttleWriteIOPSDevice": limits.blkio_device_write_iops,
+    }
+    found = {name: [(each.path, _rate(each.rate)) for each in devices or []] for name, devices in rates.items()}
+    found["weightDevice"] = [(each.path, each.weight) for each in limits.blkio_weight_device or []]
+    return {name: devices for name, devices in found.items() if devices}
+
+
+def _rate(value: int | str) -> int:
+    """A number, or one written as text."""
+    if isinstance(value, str) and not value.isdecimal():
+        raise InvalidArgument(f"Rate: {value!r} is no number")
+    return int(value)
 
 
 def _memory(limits: Resources, warnings: list[str]) -> None:
@@ -160,8 +181,8 @@ def _cpuset(text: str, field: str, available: Collection[int]) -> None:
 
 
 def _refused(host: HostConfig) -> None:
-    if host.links:
-        raise NotSupported("HostConfig.Links: links on the default bridge are not supported, use a network of your own")
+    for link in host.links or []:
+        parse_link(link)
     if host.storage_opt:
         raise InvalidArgument("--storage-opt is not supported by the overlay storage driver of this engine")
     if host.isolation not in ("", "default"):

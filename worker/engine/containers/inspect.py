@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import msgspec
 
-from api.types.container import ContainerInspect, ContainerState, GraphDriver, Health, HealthResult, NetworkSettings
+from api.types.container import (
+    ContainerInspect,
+    ContainerState,
+    GraphDriver,
+    Health,
+    HealthResult,
+    HostConfig,
+    NetworkSettings,
+)
 from base.clock import rfc3339nano
 from worker.engine.containers.kit import Kit
+from worker.engine.containers.links import parse_link, shown
 from worker.engine.containers.listing import mount_point, networks_of, port_map
 from worker.engine.containers.records import ContainerRecord
 from worker.engine.containers.sizes import Sizes
@@ -48,7 +57,7 @@ class Inspector:
             restart_count=record.restart_count,
             driver=DRIVER,
             exec_ids=sorted(container.execs) or None,
-            host_config=record.host_config,
+            host_config=self._host_config(record),
             graph_driver=GraphDriver(
                 name=DRIVER,
                 data={
@@ -63,6 +72,15 @@ class Inspector:
             config=record.config,
             network_settings=network_settings(record, sandbox),
         )
+
+    def _host_config(self, record: ContainerRecord) -> HostConfig:
+        """With links by the names that both ends have now."""
+        host = record.host_config
+        if not host.links:
+            return host
+        found = {name: self._kit.store.find(name) for name, _ in map(parse_link, host.links)}
+        names = {name: other.record.name for name, other in found.items() if other is not None}
+        return msgspec.structs.replace(host, links=shown(host.links, record.name, names))
 
 
 def state_of(container: Container) -> ContainerState:

@@ -26,11 +26,11 @@ class Logs:
             raise NotSupported("configured logging driver does not support reading")
         return self.frames(container, options)
 
-    async def frames(self, container: Container, options: LogOptions) -> AsyncIterator[bytes]:
-        """Like `open`; a container without a log gives nothing."""
+    async def frames(self, container: Container, options: LogOptions, *, raw: bool = False) -> AsyncIterator[bytes]:
+        """Like `open`; a container without a log gives nothing. `raw` is without frames even without a terminal."""
         if container.record.host_config.log_config.type != "json-file":
             return
-        tty = container.record.config.tty
+        raw = raw or container.record.config.tty
         lines = read_logs(
             self._kit.layout.log(container.id),
             follow=options.follow and container.live,
@@ -43,7 +43,7 @@ class Logs:
         )
         async for line in lines:
             data = _dressed(line, options)
-            yield data if tty else frame(STDERR if line.stream == "stderr" else STDOUT, data)
+            yield data if raw else frame(STDERR if line.stream == "stderr" else STDOUT, data)
 
 
 def _dressed(line: LogLine, options: LogOptions) -> bytes:

@@ -5,13 +5,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from api.errors import InvalidArgument
 from api.types.container import HostConfig
 from api.types.container import Resources as Limits
-from worker.engine.containers.config import command_line
+from worker.engine.containers.config import command_line, merge_env
 from worker.engine.containers.hostconfig import log_limits
 from worker.engine.containers.kit import Layout
 from worker.engine.containers.records import ContainerRecord, MountRecord
@@ -19,7 +19,15 @@ from worker.engine.containers.security import check_security, oci_seccomp
 from worker.engine.parts import ProcessIO, Sandbox
 from worker.engine.runtime import capabilities
 from worker.engine.runtime.host import DeviceNode, Host
-from worker.engine.runtime.spec import ContainerSettings, Mount, ProcessSettings, Resources, Rlimit, environment
+from worker.engine.runtime.spec import (
+    ContainerSettings,
+    Mount,
+    ProcessSettings,
+    Resources,
+    Rlimit,
+    Throttle,
+    environment,
+)
 from worker.engine.runtime.users import Identity
 
 _TMPFS_DEFAULTS = ("noexec", "nosuid", "nodev")
@@ -44,6 +52,9 @@ class Surroundings:
     pid_ns: str = ""
     ipc_ns: str = ""
     shm_source: str = ""
+    throttles: Mapping[str, Sequence[Throttle]] = field(default_factory=dict)
+    link_env: Sequence[str] = ()
+    """What links on the default bridge tell."""
 
 
 def settings(record: ContainerRecord, layout: Layout, around: Surroundings, host: Host) -> ContainerSettings:
@@ -55,7 +66,7 @@ def settings(record: ContainerRecord, layout: Layout, around: Surroundings, host
         id=record.id,
         process=ProcessSettings(
             args=command_line(config),
-            env=process_env(record, around.identity, config.env or [], tty=config.tty),
+            env=process_env(record, around.identity, merge_env(config.env or [], around.link_env), tty=config.tty),
             cwd=config.working_dir or "/",
             user=around.identity.user,
             tty=config.tty,
@@ -76,7 +87,7 @@ def settings(record: ContainerRecord, layout: Layout, around: Surroundings, host
         uts_ns="host" if wish.uts_mode == "host" else "",
         shm_bytes=wish.shm_size,
         shm_source=around.shm_source,
-        resources=resources(wish),
+        resources=replace(resources(wish), throttles=around.throttles),
         devices=around.devices,
         sysctls=wish.sysctls or {},
         seccomp_profile=oci_seccomp(security.seccomp, chosen),

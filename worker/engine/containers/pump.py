@@ -39,6 +39,8 @@ class Wiring:
 
     tty: bool = False
     """Raw, without frames."""
+    raw: bool = False
+    """Without frames, but two streams."""
     stdin: bool = False
     stdout: bool = False
     stderr: bool = False
@@ -54,7 +56,7 @@ class Wiring:
         return (stream_id == STDOUT and self.stdout) or (stream_id == STDERR and self.stderr)
 
     def dress(self, stream_id: int, data: bytes) -> bytes:
-        return data if self.tty else frame(stream_id, data)
+        return data if self.tty or self.raw else frame(stream_id, data)
 
 
 async def pump(stream: Stream, connection: Connection, wiring: Wiring) -> bool:

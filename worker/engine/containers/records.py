@@ -63,3 +63,5 @@ class ContainerRecord(Record, frozen=True, kw_only=True):
     failures: int = 0
     """Restarts in a row that the policy counts and delays by; cleared by a run of ten seconds."""
     manually_stopped: bool = False
+    remove_volumes: bool = False
+    """A removal that has begun takes the anonymous volumes, too."""

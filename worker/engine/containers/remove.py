@@ -5,9 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 
-from api.errors import Conflict, NotFound, NotSupported, ShoalError
+import msgspec
+
+from api.errors import Conflict, InvalidArgument, NotFound, ShoalError
 from worker.engine.containers.kit import Kit
 from worker.engine.containers.lifecycle import Lifecycle
+from worker.engine.containers.links import parse_link
 from worker.engine.containers.rootfs import Rootfs
 from worker.engine.containers.states import Status
 from worker.engine.containers.store import Container
@@ -42,7 +45,10 @@ class Remover:
         --rm` does) would else cut off its own request.
         """
         if link:
-            raise NotSupported("link: links on the default bridge are not supported")
+            await self._unlink(ref)
+            if answer is not None:
+                await answer()
+            return
         container = self._kit.store.get(ref)
         if container.record.status is Status.REMOVING:
             raise Conflict(f"removal of container {container.id} is already in progress")
@@ -57,6 +63,19 @@ class Remover:
         if answer is not None:
             await answer()
         self._destroyed(container)
+
+    async def _unlink(self, ref: str) -> None:
+        """`container/alias`: take that link out of the container's settings; it counts from the next start on."""
+        parent, _, alias = ref.strip("/").rpartition("/")
+        if not parent:
+            raise InvalidArgument(f"Conflict, cannot remove the default link name of the container: /{alias}")
+        container = self._kit.store.get(parent)
+        async with container.lock:
+            host = container.record.host_config
+            rest = [link for link in host.links or [] if parse_link(link)[1] != alias]
+            if len(rest) == len(host.links or []):
+                raise NotFound(f"No such link: {ref}")
+            await self._kit.store.save(container, host_config=msgspec.structs.replace(host, links=rest or None))
 
     async def _force_down(self, container: Container) -> None:
         try:
@@ -78,7 +97,7 @@ class Remover:
             raise Conflict(f"You cannot remove a running container {container.id}. {_HINT}")
 
     async def _remove(self, container: Container, *, volumes: bool) -> None:
-        await self._kit.store.save(container, status=Status.REMOVING)
+        await self._kit.store.save(container, status=Status.REMOVING, remove_volumes=volumes)
         try:
             await self._finish(container, volumes=volumes)
         except (ShoalError, OSError):
@@ -87,7 +106,7 @@ class Remover:
 
     async def finish_interrupted(self, container: Container) -> None:
         """At the daemon's start: a removal that did not come to its end."""
-        await self._finish(container, volumes=False)
+        await self._finish(container, volumes=container.record.remove_volumes)
         self._destroyed(container)
 
     async def _finish(self, container: Container, *, volumes: bool) -> None:

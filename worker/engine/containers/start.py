@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from api.errors import Conflict, Internal, InvalidArgument, ShoalError
+from worker.engine.containers import links
+from worker.engine.containers.hostconfig import throttled
 from worker.engine.containers.inroot import copy_up, make_directories, read_text
 from worker.engine.containers.kit import Kit
 from worker.engine.containers.plan import Surroundings, process_io, settings
@@ -23,7 +25,7 @@ from worker.engine.containers.store import Container
 from worker.engine.parts import ContainerPlan, NetworkRequest, Process
 from worker.engine.runtime import users
 from worker.engine.runtime.host import DeviceNode, all_devices, device_node
-from worker.engine.runtime.spec import build
+from worker.engine.runtime.spec import Throttle, build
 
 log = logging.getLogger(__name__)
 
@@ -120,22 +122,29 @@ class Starter:
         identity = users.resolve(config.user, passwd, group, wish.group_add or [])
         if config.working_dir not in ("", "/"):
             await kit.disk.run(make_directories, root, config.working_dir)
-        devices = await kit.disk.run(_devices, record)
+        devices, throttles = await kit.disk.run(_devices, record), {}
+        if wanted := throttled(wish):
+            throttles = await kit.disk.run(_throttles, wanted)
         pid_ns = self._namespace("PID", wish.pid_mode, "pid")
         ipc_ns = self._namespace("IPC", wish.ipc_mode, "ipc")
-        sandbox = await kit.networks.attach(self.request(record))
+        linked = await self._linked(record)
+        sandbox = await kit.networks.attach(self.request(record, linked=linked))
         undo.push_async_callback(_quietly, "detach network", kit.networks.detach, record.id)
         return Surroundings(
             identity=identity,
             sandbox=sandbox,
             sources=sources,
             devices=devices,
+            throttles=throttles,
+            link_env=[line for each in linked for line in links.variables(record.name, each)],
             pid_ns=pid_ns,
             ipc_ns=ipc_ns,
             shm_source=ipc_ns.replace("/ns/ipc", "/root/dev/shm") if ipc_ns.startswith("/") else "",
         )
 
-    def request(self, record: ContainerRecord, *, checking: bool = False) -> NetworkRequest:
+    def request(
+        self, record: ContainerRecord, *, checking: bool = False, linked: Sequence[links.Linked] = ()
+    ) -> NetworkRequest:
         """What the container asks of the network. Raises Conflict if it joins one that does not run (which does not
         matter yet when it is only being checked)."""
         config, wish = record.config, record.host_config
@@ -157,10 +166,37 @@ class Starter:
             dns=[server for server in wish.dns or [] if server],
             dns_search=[domain for domain in wish.dns_search or [] if domain],
             dns_options=[option for option in wish.dns_options or [] if option],
-            extra_hosts=wish.extra_hosts or [],
+            extra_hosts=[*(wish.extra_hosts or []), *map(links.host_entry, linked)],
             mac_address=config.mac_address,
             directory=self._kit.layout.directory(record.id),
         )
+
+    async def _linked(self, record: ContainerRecord) -> list[links.Linked]:
+        """The containers it links to on the default bridge. Raises Conflict for one that does not run."""
+        wish = record.host_config
+        found = []
+        for name, alias in map(links.parse_link, (wish.links or []) if links.on_default_bridge(wish) else []):
+            other = self._kit.store.get(name)
+            if not other.running:
+                raise Conflict(
+                    f"Cannot link to a non running container: /{other.record.name} AS /{record.name}/{alias}"
+                )
+            sandbox = await self._kit.networks.sandbox(other.id)
+            endpoint = sandbox.endpoints.get("bridge") if sandbox is not None else None
+            config = other.record.config
+            ports = [*(config.exposed_ports or {}), *(other.record.host_config.port_bindings or {})]
+            found.append(
+                links.Linked(
+                    alias=alias,
+                    id=other.id,
+                    name=other.record.name,
+                    hostname=config.hostname,
+                    address=endpoint.ip_address if endpoint is not None else "",
+                    env=tuple(config.env or []),
+                    ports=tuple(dict.fromkeys(ports)),
+                )
+            )
+        return found
 
     def _namespace(self, what: str, mode: str, kind: str) -> str:
         """A namespace mode as the runtime takes it: "", `host`, or a path."""
@@ -232,3 +268,10 @@ def _devices(record: ContainerRecord) -> list[DeviceNode]:
     ]
     replaced = {node.path for node in wanted}
     return [node for node in nodes if node.path not in replaced] + wanted
+
+
+def _throttles(wanted: dict[str, list[tuple[str, int]]]) -> dict[str, list[Throttle]]:
+    return {
+        name: [Throttle(node.major, node.minor, value) for node, value in ((device_node(path), n) for path, n in each)]
+        for name, each in wanted.items()
+    }

@@ -103,7 +103,7 @@ def read_numbers(pid: int) -> dict[str, Any]:
         "cpu_stats": _cpu(groups),
         "memory_stats": _memory(groups),
         "pids_stats": _pids(groups),
-        "blkio_stats": {},
+        "blkio_stats": _blkio(groups),
         "networks": parse_net_dev(device_lines),
     }
 
@@ -189,6 +189,41 @@ def _memory(groups: Groups) -> dict[str, Any]:
     if limit >= _UNLIMITED:
         limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {"usage": usage, "max_usage": largest, "failcnt": failures, "limit": limit, "stats": details}
+
+
+def _blkio(groups: Groups) -> dict[str, Any]:
+    if groups.version == 1:
+        directory = groups.directory("blkio")
+        bytes_, count = (
+            parse_blkio(_text(directory / f"blkio.throttle.{name}_recursive"))
+            for name in ("io_service_bytes", "io_serviced")
+        )
+    else:
+        bytes_, count = parse_io_stat(_text(groups.directory("") / "io.stat"))
+    return {"io_service_bytes_recursive": bytes_, "io_serviced_recursive": count}
+
+
+def parse_blkio(text: str) -> list[dict[str, Any]]:
+    """Lines of `MAJOR:MINOR OPERATION NUMBER`."""
+    found = []
+    for line in text.splitlines():
+        words = line.replace(":", " ").split()
+        if len(words) == 4:
+            found.append({"major": int(words[0]), "minor": int(words[1]), "op": words[2], "value": int(words[3])})
+    return found
+
+
+def parse_io_stat(text: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(bytes, operations) of lines of `MAJOR:MINOR rbytes=N wbytes=N rios=N wios=N ...`."""
+    sums: tuple[list[dict[str, Any]], list[dict[str, Any]]] = ([], [])
+    for line in text.splitlines():
+        device, *words = line.split()
+        values = dict(word.split("=", 1) for word in words if "=" in word)
+        major, minor = (int(part) for part in device.split(":"))
+        for rows, names in zip(sums, (("rbytes", "wbytes"), ("rios", "wios")), strict=True):
+            for operation, name in zip(("read", "write"), names, strict=True):
+                rows.append({"major": major, "minor": minor, "op": operation, "value": int(values.get(name, 0))})
+    return sums
 
 
 def _pids(groups: Groups) -> dict[str, int]:

@@ -146,7 +146,7 @@ class Execs:
         item.started = True
         body = item.body
         attached = not detach and (body.attach_stdin or body.attach_stdout or body.attach_stderr)
-        io = ProcessIO(tty=body.tty, stdin=attached and body.attach_stdin, stdin_once=True)
+        io = ProcessIO(tty=body.tty, stdin=attached and body.attach_stdin, stdin_once=True, detached=not attached)
         try:
             settings = await self._settings(item)
             running = await self._kit.runtime.exec(item.container.id, item.id, process(settings, self._kit.host), io)

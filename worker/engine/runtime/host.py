@@ -29,6 +29,7 @@ class Host:
     oom_score_adj_min: int = -1000
     cgroup_version: int = 1
     blkio_weight: bool = False
+    blkio_throttle: bool = True
     swap_limit: bool = True
     pids: bool = True
 
@@ -65,6 +66,7 @@ def read_host(cgroups: Path = Path("/sys/fs/cgroup")) -> Host:
         oom_score_adj_min=minimum,
         cgroup_version=version,
         blkio_weight=version == 2 or (cgroups / "blkio/blkio.weight").exists(),
+        blkio_throttle=version == 2 or (cgroups / "blkio/blkio.throttle.read_bps_device").exists(),
         swap_limit=version == 2 or (cgroups / "memory/memory.memsw.limit_in_bytes").exists(),
         pids=version == 2 or (cgroups / "pids").exists(),
     )

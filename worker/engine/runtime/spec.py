@@ -36,6 +36,15 @@ MASKED_PATHS = (
 READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 
 
+_THROTTLE_WARNINGS = {
+    "weightDevice": "Block I/O weight_device or the cgroup is not mounted. Weight-device",
+    "throttleReadBpsDevice": "BPS Block I/O read limit or the cgroup is not mounted. Block I/O BPS read limit",
+    "throttleWriteBpsDevice": "BPS Block I/O write limit or the cgroup is not mounted. Block I/O BPS write limit",
+    "throttleReadIOPSDevice": "IOPS Block read limit or the cgroup is not mounted. Block I/O IOPS read limit",
+    "throttleWriteIOPSDevice": "IOPS Block write limit or the cgroup is not mounted. Block I/O IOPS write limit",
+}
+
+
 @dataclass(frozen=True)
 class User:
     """Numeric, as `users.resolve` finds it."""
@@ -84,6 +93,15 @@ class ProcessSettings:
 
 
 @dataclass(frozen=True)
+class Throttle:
+    """A limit of one block device: bytes or operations per second, or a weight."""
+
+    major: int
+    minor: int
+    value: int
+
+
+@dataclass(frozen=True)
 class Resources:
     """Limits; None is no limit. Also for live updates (`oci_resources`)."""
 
@@ -103,6 +121,8 @@ class Resources:
     pids_limit: int | None = None
     """-1 is unlimited."""
     blkio_weight: int | None = None
+    throttles: Mapping[str, Sequence[Throttle]] = field(default_factory=dict)
+    """By the name of OCI's list: `weightDevice`, `throttleReadBpsDevice`, ..."""
 
 
 @dataclass(frozen=True)
@@ -260,9 +280,19 @@ def oci_resources(resources: Resources, host: Host) -> dict[str, Any]:
     # No limit is the default of a new cgroup, and crun has no word for it.
     if resources.pids_limit is not None and resources.pids_limit > 0 and host.pids:
         result["pids"] = {"limit": resources.pids_limit}
-    if resources.blkio_weight is not None and host.blkio_weight:
-        result["blockIO"] = {"weight": resources.blkio_weight}
+    result["blockIO"] = _block_io(resources, host)
     return {key: value for key, value in result.items() if value}
+
+
+def _block_io(resources: Resources, host: Host) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    if resources.blkio_weight is not None and host.blkio_weight:
+        result["weight"] = resources.blkio_weight
+    for name, throttles in resources.throttles.items():
+        word = "weight" if name == "weightDevice" else "rate"
+        if throttles and (host.blkio_weight if word == "weight" else host.blkio_throttle):
+            result[name] = [{"major": each.major, "minor": each.minor, word: each.value} for each in throttles]
+    return result
 
 
 def warnings(resources: Resources, host: Host) -> list[str]:
@@ -270,6 +300,10 @@ def warnings(resources: Resources, host: Host) -> list[str]:
     found = []
     if resources.blkio_weight and not host.blkio_weight:
         found.append("Your kernel does not support Block I/O weight or the cgroup is not mounted. Weight discarded.")
+    for name, text in _THROTTLE_WARNINGS.items():
+        works = host.blkio_weight if name == "weightDevice" else host.blkio_throttle
+        if resources.throttles.get(name) and not works:
+            found.append(f"Your kernel does not support {text} discarded.")
     if resources.memory_swap and resources.memory_swap > 0 and not host.swap_limit:
         found.append(
             "Your kernel does not support swap limit capabilities or the cgroup is not mounted. "
