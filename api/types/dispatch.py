@@ -76,6 +76,8 @@ class AssignmentsMessage(Record, frozen=True, kw_only=True):
     update_services: list[OverlayService] = []
     remove_services: list[str] = []
     """Keys of `OverlayService`."""
+    more: bool = False
+    """Another part of this message follows, with the same sequence: it counts when all parts are there."""
 
 
 class GetRootCARequest(Record, frozen=True, kw_only=True):

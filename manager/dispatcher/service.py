@@ -39,6 +39,7 @@ from manager.dispatcher.draining import POLL_S, Draining
 from manager.dispatcher.liveness import DEFAULT_PERIOD_NS, Liveness
 from manager.dispatcher.networks import NetworkTruth
 from manager.dispatcher.orders import Orders
+from manager.dispatcher.parts import parts
 from manager.dispatcher.sessions import Session, Sessions
 from manager.dispatcher.statuses import StatusWriter
 from manager.roles import role_now
@@ -157,7 +158,8 @@ class Dispatcher:
                 self._refresh()
                 message = orders.complete(view)
                 progress.looked = progress.sent = view.index
-                yield message
+                for part in parts(message):
+                    yield part
                 while True:
                     batch = await watch.next(POLL_S if orders.held else None)
                     session.check()
@@ -171,7 +173,8 @@ class Dispatcher:
                         progress.sent = view.index
                     progress.looked = view.index
                     for message in messages:
-                        yield message
+                        for part in parts(message):
+                            yield part
             finally:
                 session.detach(watch)
                 self._draining.close(peer.node_id, progress)

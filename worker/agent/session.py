@@ -10,10 +10,11 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 
 import grpc
+from msgspec.structs import replace
 
 from api.errors import Internal, ShoalError, Unavailable
 from api.rpc.client import call, call_stream
@@ -97,8 +98,13 @@ class Session:
     async def _receive(self) -> None:
         request = AssignmentsRequest(session_id=self.session_id)
         expected: int | None = None
+        before: list[AssignmentsMessage] = []
         async with aclosing(call_stream(self._channel, DISPATCHER_ASSIGNMENTS, request)) as messages:
-            async for message in messages:
+            async for part in messages:
+                if part.more:
+                    before.append(part)
+                    continue
+                message, before = joined([*before, part]), []
                 _check_sequence(message, expected)
                 expected = message.sequence + 1
                 if not await self._tasks.assign(message):
@@ -114,6 +120,19 @@ class Session:
 
     def _set_period(self, period_ns: int) -> None:
         self._period_s = max(HEARTBEAT_MIN_S, period_ns / NS)
+
+
+def joined(parts: Sequence[AssignmentsMessage]) -> AssignmentsMessage:
+    """One message of its parts; what is not cut is in the first. Raises Internal for parts of several messages."""
+    first = parts[0]
+    if any((part.sequence, part.complete) != (first.sequence, first.complete) for part in parts):
+        raise Internal(f"assignment {first.sequence} came in parts of several messages")
+    return replace(
+        first,
+        update_tasks=[task for part in parts for task in part.update_tasks],
+        update_services=[service for part in parts for service in part.update_services],
+        more=False,
+    )
 
 
 def _check_sequence(message: AssignmentsMessage, expected: int | None) -> None:
