@@ -6,11 +6,25 @@ import asyncio
 import contextlib
 
 from api.server.app import App
-from api.server.routers import build, container, image, network, node, plugin, service, swarm, system, task, volume
+from api.server.routers import (
+    build,
+    container,
+    debug,
+    image,
+    network,
+    node,
+    plugin,
+    service,
+    swarm,
+    system,
+    task,
+    volume,
+)
 from api.server.routers import exec as exec_router
 from base.clock import SystemClock
 from daemon import VERSION
 from daemon.config import Config
+from daemon.debug import Debug
 from daemon.engine import Engine
 from daemon.listeners import forget_sockets, listen
 from daemon.membership import Membership
@@ -41,6 +55,7 @@ class Daemon:
             *image.routes(self._engine.images),
             *build.routes(self._engine.builder, self._engine.images),
             *network.routes(Networks(self._engine.networks, self._membership), self._engine.containers),
+            *debug.routes(Debug(self._engine.networks)),
             *volume.routes(self._engine.volumes),
             *plugin.routes(),
             *swarm.routes(self._membership),

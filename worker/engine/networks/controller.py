@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace as replace_report
 from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from worker.engine.networks import planning
 from worker.engine.networks import records as r
 from worker.engine.networks.catalog import PREDEFINED, Catalog, matcher, shown
 from worker.engine.networks.config import NetworkConfig
+from worker.engine.networks.dataplane import DataPlane
 from worker.engine.networks.dnsserver import DnsServer, DnsServers
 from worker.engine.networks.links import EndpointPlan
 from worker.engine.networks.mesh import Mesh
@@ -81,6 +81,7 @@ class NetworkController:
             self.detach,
             data_root / "gate",
         )
+        self._data_plane = DataPlane(self.overlays, self.mesh, self._plumbing.restore_rules)
         self._resolvers = DnsServers()
         self._owner = TaskOwner("networks")
         self._changes = asyncio.Lock()
@@ -185,6 +186,7 @@ class NetworkController:
             await asyncio.wait(list(self._retiring.values()))
         await self._resolvers.close()
         await self._owner.close()
+        await self._data_plane.close()
         await self.mesh.close()
         await self.overlays.close()
         await self._plumbing.close()
@@ -193,27 +195,11 @@ class NetworkController:
 
     async def apply(self, change: OverlayChange) -> bool:
         """What the managers say of overlay networks. Answers whether the kernel has all of it."""
-        complete = await self.overlays.apply(change)
-        complete &= await self.mesh.refresh()
-        if complete:
-            self.overlays.acknowledge()
-        return complete
+        return await self._data_plane.apply(change)
 
-    async def check_overlays(self) -> Report:
-        """Compare the data plane with what the managers say, and repair it."""
-        report = await self.overlays.check()
-        try:
-            wrong = await self.mesh.check()
-        except (ShoalError, OSError) as error:
-            return replace_report(report, failures=(*report.failures, f"routing mesh: {error}"))
-        if wrong:
-            self.overlays.repaired += 1
-            log.warning("data plane repaired what='routing mesh: %s'", wrong)
-            report = replace_report(report, repairs=(*report.repairs, f"routing mesh: {wrong}"))
-        if not report.failures:
-            self.overlays.acknowledge()
-            report = replace_report(report, applied_index=self.overlays.applied_index)
-        return report
+    async def check_data_plane(self) -> Report:
+        """Compare the kernel with what the managers say, and repair it."""
+        return await self._data_plane.check()
 
     async def _gateway_bridge(self, networks: Sequence[NetworkRecord]) -> None:
         """Containers on overlays reach the world by a bridge of this host, made with the first of them."""
@@ -396,6 +382,7 @@ class NetworkController:
         await self._plumbing.write_rules()
         await self.overlays.take_up()
         await self.mesh.refresh()
+        self._data_plane.start()
 
     async def _take_up_again(self, record: SandboxRecord) -> None:
         """A sandbox whose container ran on while no daemon was there: its DNS server went, the rest is untouched."""

@@ -100,6 +100,16 @@ class Plumbing:
         ]
         await self._nft.run(rules.whole_table(self.table, bridges, [port for port in published if port not in without]))
 
+    async def restore_rules(self) -> None:
+        """Write the table anew if somebody took it or one of its base chains away."""
+        try:
+            found = await self._nft.run(f"list table ip {self.table}")
+        except Internal:
+            found = ""
+        if any(f"chain {name} {{" not in found for name in rules.CHAINS):
+            log.warning("rules were taken away, written anew table=%s", self.table)
+            await self.write_rules()
+
     # --- sandboxes --------------------------------------------------------------------------------------------
 
     def take_ports(self, wished: Iterable[PortWish], container_ip: str) -> tuple[PublishedPort, ...]:

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from worker.engine.networks.records import PublishedPort
 
 ANY = "0.0.0.0"
+CHAINS = ("publish", "guard", "prerouting", "output", "postrouting", "forward")
+"""All chains of the table."""
 
 
 @dataclass(frozen=True)

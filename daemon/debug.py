@@ -1,0 +1,66 @@
+"""`shoald debug network-check [-H unix:///path]`: an operator's question to the daemon that runs here."""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import socket
+from collections.abc import Sequence
+
+import msgspec
+
+from api.errors import InvalidArgument, Unavailable
+from api.server.routers.debug import NetworkCheck
+from daemon.config import DEFAULT_HOST, split_host
+from worker.engine.networks.controller import NetworkController
+
+TIMEOUT_S = 60.0
+
+
+class Debug:
+    """Satisfies `api.server.routers.debug.DebugBackend`."""
+
+    def __init__(self, networks: NetworkController) -> None:
+        self._networks = networks
+
+    async def network_check(self) -> NetworkCheck:
+        report = await self._networks.check_data_plane()
+        return NetworkCheck(
+            desired_index=report.desired_index,
+            applied_index=report.applied_index,
+            lag=max(report.desired_index - report.applied_index, 0),
+            repairs=list(report.repairs),
+            failures=list(report.failures),
+        )
+
+
+def main(words: Sequence[str]) -> str:
+    """The answer as indented JSON. Raises InvalidArgument, Unavailable (no daemon answers there)."""
+    parser = argparse.ArgumentParser(prog="shoald debug", description="Ask the daemon that runs on this host.")
+    parser.add_argument("question", choices=["network-check"])
+    parser.add_argument("-H", "--host", default=DEFAULT_HOST, help="unix socket of the daemon")
+    given = parser.parse_args(list(words))
+    kind, path, _ = split_host(given.host)
+    if kind != "unix":
+        raise InvalidArgument(f"{given.host}: only a unix socket can be asked")
+    connection = _UnixConnection(path)
+    try:
+        connection.request("POST", f"/debug/{given.question}")
+        answer = connection.getresponse()
+        body = answer.read()
+    except OSError as error:
+        raise Unavailable(f"no daemon answers at {given.host}: {error}") from None
+    finally:
+        connection.close()
+    return msgspec.json.format(body, indent=2).decode()
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("shoald", timeout=TIMEOUT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(TIMEOUT_S)
+        self.sock.connect(self._path)
