@@ -15,7 +15,7 @@ from cryptography.x509.oid import NameOID
 from api.errors import Forbidden, Unauthorized
 from api.types.objects import Cluster
 from base.clock import NS
-from ca.certificates import JOIN_PREFIX, MANAGER, ROLE_PREFIX, ROLES, WORKER, join_authority
+from ca.certificates import JOIN_PREFIX, MANAGER, RENEW_UNIT, ROLE_PREFIX, ROLES, WORKER, join_authority
 from ca.tokens import parse_token
 
 VERIFIED_MAX = 10_000
@@ -34,7 +34,7 @@ class Authorities:
         self._joins = joins
         self._signers = {JOIN_PREFIX + role: certificate for role, certificate in joins.items()}
         root = x509.load_pem_x509_certificate(root_pem)
-        self._signers |= {ROLE_PREFIX + role: root for role in ROLES}
+        self._signers |= {ROLE_PREFIX + role: root for role in ROLES} | {RENEW_UNIT: root}
         self._verified: set[bytes] = set()
 
     @classmethod

@@ -34,6 +34,7 @@ from base.logs import Secret
 WORKER, MANAGER = "worker", "manager"
 ROLES = (WORKER, MANAGER)
 ROLE_PREFIX, JOIN_PREFIX = "swarm-", "swarm-join-"
+RENEW_UNIT = "swarm-renew"
 
 HOUR_NS = 3600 * NS
 DAY_NS = 24 * HOUR_NS
@@ -44,6 +45,8 @@ LEAF_LIFE_NS = 90 * DAY_NS
 """Docker's default of `NodeCertExpiry`."""
 LEAF_LIFE_MIN_NS = HOUR_NS
 JOIN_LEAF_LIFE_NS = HOUR_NS
+RENEWAL_LIFE_NS = 5 * 365 * DAY_NS
+"""How long a node may have been off and still come back by itself."""
 assert JOIN_LEAF_LIFE_NS <= LEAF_LIFE_MIN_NS < LEAF_LIFE_NS < ROOT_LIFE_NS
 
 _P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
@@ -90,6 +93,24 @@ def issue(
         usages=usages,
         now_ns=now_ns,
         life_ns=life_ns or LEAF_LIFE_NS,
+    )
+    return leaf.public_bytes(Encoding.PEM)
+
+
+def issue_renewal(
+    root: RootCA, public_key: ec.EllipticCurvePublicKey, *, node_id: str, cluster_id: str, now_ns: int
+) -> bytes:
+    """What a node shows when its certificate has expired, PEM: only the CA takes it, and asks who may come."""
+    leaf = _leaf(
+        signer=load_key(root.key_pem),
+        issuer=x509.load_pem_x509_certificate(root.certificate_pem).subject,
+        public_key=public_key,
+        name=node_id,
+        unit=RENEW_UNIT,
+        organization=cluster_id,
+        usages=[ExtendedKeyUsageOID.CLIENT_AUTH],
+        now_ns=now_ns,
+        life_ns=RENEWAL_LIFE_NS,
     )
     return leaf.public_bytes(Encoding.PEM)
 

@@ -66,12 +66,18 @@ async def join(addr: str, token: str, clock: Clock) -> Identity:
     return await _obtain(addr, leaf, root_pem)
 
 
-async def renew(addr: str, identity: Identity) -> Identity:
+async def renew(addr: str, identity: Identity, now_ns: int = 0) -> Identity:
     """A new certificate for a new key, same node id, the role that the swarm wants the node to have now.
+
+    Args:
+        now_ns: the time; a certificate that has expired by then is not shown, the one for renewal is.
 
     Raises: Unavailable, Forbidden (the node was removed), or what else the manager says.
     """
-    fresh = await _obtain(addr, identity, identity.root_pem)
+    proof: Identity | KeyPair = identity
+    if identity.renewal_pem and now_ns >= identity.expires_ns:
+        proof = KeyPair(identity.renewal_pem, identity.key_pem)
+    fresh = await _obtain(addr, proof, identity.root_pem)
     if (fresh.node_id, fresh.cluster_id) != (identity.node_id, identity.cluster_id):
         raise Internal("the manager issued a certificate for somebody else")
     return fresh
@@ -98,7 +104,7 @@ async def _obtain(addr: str, proof: Identity | KeyPair, root_pem: bytes) -> Iden
     try:
         issued = x509.load_pem_x509_certificate(answer.certificate_pem)
         issued.verify_directly_issued_by(x509.load_pem_x509_certificate(root_pem))
-        identity = Identity.from_pem(answer.certificate_pem, key_pem(key), root_pem)
+        identity = Identity.from_pem(answer.certificate_pem, key_pem(key), root_pem, answer.renewal_pem)
     except (ValueError, TypeError, InvalidSignature) as error:
         raise Internal("the manager answered with a certificate that its root did not sign") from error
     if not same_key(identity.certificate_pem, identity.key_pem) or identity.role not in ROLES:

@@ -1,7 +1,8 @@
 """Who this node is: its certificate, key and root, and the directory they live in.
 
 `<data-root>/swarm/certificates/` holds `swarm-node.crt`, `swarm-node.key` and `swarm-root-ca.crt`, mode 0600. A pair is
-replaced so that a crash at any moment leaves a certificate with its key: the new key is laid beside the old one, the
+replaced so that a crash at any moment leaves a certificate with its key (and the certificate for renewal in one file
+with it): the new key is laid beside the old one, the
 certificate's rename is the commit, and `load` finishes what a crash interrupted.
 """
 
@@ -17,6 +18,7 @@ from cryptography.x509.oid import NameOID
 from base.clock import NS
 from ca.certificates import BACKDATE_NS, ROLE_PREFIX, same_key
 
+_PEM_END = b"-----END CERTIFICATE-----"
 CERTIFICATE, KEY, NEXT_KEY, ROOT = "swarm-node.crt", "swarm-node.key", "swarm-node.key.next", "swarm-root-ca.crt"
 
 
@@ -31,9 +33,11 @@ class Identity:
     certificate_pem: bytes
     key_pem: bytes = field(repr=False)
     root_pem: bytes = b""
+    renewal_pem: bytes = b""
+    """For the same key; see `ca.certificates.issue_renewal`."""
 
     @classmethod
-    def from_pem(cls, certificate_pem: bytes, key_pem: bytes, root_pem: bytes) -> Identity:
+    def from_pem(cls, certificate_pem: bytes, key_pem: bytes, root_pem: bytes, renewal_pem: bytes = b"") -> Identity:
         """Read id, role and cluster from the certificate. Raises ValueError when it is no node certificate."""
         subject = x509.load_pem_x509_certificate(certificate_pem).subject
         values = [
@@ -43,7 +47,8 @@ class Identity:
         ]
         if len(values) != 3 or not values[1].startswith(ROLE_PREFIX):
             raise ValueError("not a node certificate")
-        return cls(values[0], values[1].removeprefix(ROLE_PREFIX), values[2], certificate_pem, key_pem, root_pem)
+        role = values[1].removeprefix(ROLE_PREFIX)
+        return cls(values[0], role, values[2], certificate_pem, key_pem, root_pem, renewal_pem)
 
     @property
     def chain_pem(self) -> bytes:
@@ -62,6 +67,12 @@ class Identity:
         return int(certificate.not_valid_after_utc.timestamp()) * NS
 
 
+def _parted(pem: bytes) -> tuple[bytes, bytes]:
+    """The node's certificate and the one for renewal behind it (empty if there is none)."""
+    end = pem.find(_PEM_END) + len(_PEM_END)
+    return pem[:end] + b"\n", pem[end:].lstrip(b"\n")
+
+
 class IdentityStore:
     """The certificates directory."""
 
@@ -73,14 +84,14 @@ class IdentityStore:
         self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._replace(ROOT, identity.root_pem)
         self._replace(NEXT_KEY, identity.key_pem)
-        self._replace(CERTIFICATE, identity.certificate_pem)
+        self._replace(CERTIFICATE, identity.certificate_pem + identity.renewal_pem)
         (self._directory / NEXT_KEY).rename(self._directory / KEY)
         self._sync_directory()
 
     def load(self) -> Identity | None:
         """The stored identity; None if there is none. Raises ValueError when the files don't belong together."""
         try:
-            certificate = (self._directory / CERTIFICATE).read_bytes()
+            certificate, renewal = _parted((self._directory / CERTIFICATE).read_bytes())
             root = (self._directory / ROOT).read_bytes()
         except FileNotFoundError:
             return None
@@ -89,7 +100,7 @@ class IdentityStore:
             key = path.read_bytes() if path.exists() else b""
             if key and same_key(certificate, key):
                 self._settle(name)
-                return Identity.from_pem(certificate, key, root)
+                return Identity.from_pem(certificate, key, root, renewal)
         raise ValueError(f"{self._directory}: no key for the node certificate")
 
     def remove(self) -> None:

@@ -17,7 +17,7 @@ from api.types.dispatch import GetRootCARequest, GetRootCAResponse, IssueCertifi
 from api.types.objects import Cluster, Node
 from base.clock import Clock
 from base.ids import swarm_id
-from ca.certificates import JOIN_PREFIX, issue, requested_key
+from ca.certificates import JOIN_PREFIX, issue, issue_renewal, requested_key
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +74,13 @@ class CaServer:
             certificate_pem=certificate,
             root_ca_pem=cluster.root_ca.certificate_pem,
             cluster_id=cluster.id,
+            renewal_pem=issue_renewal(
+                cluster.root_ca,
+                public_key,
+                node_id=node_id,
+                cluster_id=cluster.id,
+                now_ns=self._clock.now_ns(),
+            ),
         )
 
     def _decide(self, peer: Peer) -> tuple[str, str]:

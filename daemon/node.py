@@ -130,9 +130,11 @@ class SwarmMember:
         last: ShoalError = Unavailable("no manager is known")
         for addr in self._manager_addrs():
             try:
-                return await client.renew(addr, identity)
+                return await client.renew(addr, identity, self._clock.now_ns())
             except ShoalError as error:
                 last = error
+        if self.manager is not None and self._clock.now_ns() >= identity.expires_ns:
+            return self.manager.renew_own()
         raise last
 
     def _manager_addrs(self) -> Sequence[str]:

@@ -8,7 +8,7 @@ from api.types.objects import Certificate, Cluster, JoinTokens, ManagerStatus, N
 from api.types.swarm import NodeSpec, SwarmSpec
 from base.clock import Clock
 from base.ids import swarm_id
-from ca.certificates import create_root, issue, key_pem, new_key
+from ca.certificates import create_root, issue, issue_renewal, key_pem, new_key
 from ca.identity import Identity
 from ca.tokens import new_tokens
 from manager.controlapi import validate
@@ -36,22 +36,28 @@ def found(spec: SwarmSpec, addr: str, clock: Clock) -> Founding:
     tokens = new_tokens(root.certificate_pem)
     tokens = JoinTokens(worker=str(tokens.worker), manager=str(tokens.manager))  # the codec takes plain text only
     cluster = Cluster(id=swarm_id(), spec=spec, root_ca=root, join_tokens=tokens)
-    key, node_id = new_key(), swarm_id()
+    identity = own_identity(cluster, swarm_id(), now)
+    node = Node(
+        id=identity.node_id,
+        spec=NodeSpec(role="manager", availability="active"),
+        role="manager",
+        manager_status=ManagerStatus(addr=addr),
+        certificate=Certificate(role="manager", certificate_pem=identity.certificate_pem, state="issued"),
+    )
+    return Founding(cluster, node, identity)
+
+
+def own_identity(cluster: Cluster, node_id: str, now_ns: int) -> Identity:
+    """A manager's identity that whoever holds the root key gives itself."""
+    root, key = cluster.root_ca, new_key()
     certificate = issue(
         root,
         key.public_key(),
         node_id=node_id,
         role="manager",
         cluster_id=cluster.id,
-        now_ns=now,
-        life_ns=spec.ca_config.node_cert_expiry,
+        now_ns=now_ns,
+        life_ns=cluster.spec.ca_config.node_cert_expiry,
     )
-    node = Node(
-        id=node_id,
-        spec=NodeSpec(role="manager", availability="active"),
-        role="manager",
-        manager_status=ManagerStatus(addr=addr),
-        certificate=Certificate(role="manager", certificate_pem=certificate, state="issued"),
-    )
-    identity = Identity(node_id, "manager", cluster.id, certificate, key_pem(key), root.certificate_pem)
-    return Founding(cluster, node, identity)
+    renewal = issue_renewal(root, key.public_key(), node_id=node_id, cluster_id=cluster.id, now_ns=now_ns)
+    return Identity(node_id, "manager", cluster.id, certificate, key_pem(key), root.certificate_pem, renewal)

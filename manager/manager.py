@@ -16,6 +16,8 @@ from typing import Any
 
 import grpc
 import msgspec
+from cryptography import x509
+from cryptography.x509.oid import NameOID
 
 from api import errors
 from api.rpc.client import SERVER_OPTIONS, call
@@ -36,7 +38,7 @@ from manager.controlapi.control import Control
 from manager.controlapi.writes import Writes
 from manager.dispatcher.service import Dispatcher, host_of
 from manager.forward import LeaderLink
-from manager.founding import Founding
+from manager.founding import Founding, own_identity
 from manager.leadership import Leadership, Loops
 from manager.membership import Membership, new_raft_id
 from manager.orchestrator.loop import Orchestrator
@@ -137,6 +139,19 @@ class Manager:
         if self._keys is not None and self._keys.rotate_if_old():
             log.info("the raft log is sealed with a new key from now on")
 
+    def renew_own(self) -> Identity:
+        """A certificate from the root key in this manager's own log: when all managers' certificates have expired, no
+        connection between them is possible, and none of them can be asked.
+
+        Raises Unavailable while the log has no key, Forbidden when it says that this node is no manager.
+        """
+        cluster, node = self.store.view().cluster(), self.store.view().get(Node, self._identity.node_id)
+        if cluster is None or not cluster.root_ca.key_pem:
+            raise errors.Unavailable("this manager holds no signing key")
+        if node is None or role_now(node) != "manager":
+            raise errors.Forbidden("this node is no manager any more")
+        return own_identity(cluster, node.id, self._clock.now_ns())
+
     async def run(self, ready: asyncio.Event) -> None:
         """Serve until cancelled. Sets `ready` when the control API answers.
 
@@ -152,7 +167,11 @@ class Manager:
             await self._listen(server)
             raft_id = storage.raft_id() or (new_raft_id() if self._founding is not None else await self._ask_to_join())
             parts = self._parts = self._compose(raft_id, storage)
-            gate.open(service(self._handlers(parts), verify=self._tls.verify))
+            handlers = self._handlers(parts)
+            ours = {method: entry for method, entry in handlers.items() if entry[0] == MANAGERS}
+            gate.open(service(ours, verify=self._verify_manager))
+            rest = {method: entry for method, entry in handlers.items() if method not in ours}
+            gate.open(service(rest, verify=self._tls.verify))
             await self._serve(parts, ready, new)
         finally:
             await server.stop(STOP_GRACE_S)
@@ -337,6 +356,21 @@ class Manager:
         await self._running().link.execute(ops.LeaveMember(node_id=peer.node_id))
         return RaftLeaveResponse()
 
+    def _verify_manager(self, certificate: x509.Certificate) -> None:
+        """What only managers may call is closed to one that was demoted, though its old certificate is still valid.
+
+        It has to have been given a newer one: a manager that lags behind may not have heard of a promotion yet, and
+        must listen to that node all the same, which may be its leader.
+        """
+        self._tls.verify(certificate)
+        names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        node = self.store.view().get(Node, str(names[0].value)) if names else None
+        if node is None or role_now(node) == "manager" or not node.certificate.certificate_pem:
+            return
+        newest = x509.load_pem_x509_certificate(node.certificate.certificate_pem)
+        if newest.not_valid_before_utc > certificate.not_valid_before_utc:
+            raise errors.Forbidden(f"node {node.id} is no manager any more")
+
     # --- small things -------------------------------------------------------------------------------------------
 
     def _channel(self, addr: str) -> grpc.aio.Channel:
@@ -395,13 +429,13 @@ class _Gate(grpc.GenericRpcHandler):  # type: ignore[misc]
     """The server must be up before a joiner knows its Raft id; until the services exist, calls find none."""
 
     def __init__(self) -> None:
-        self._inner: grpc.GenericRpcHandler | None = None
+        self._inner: list[grpc.GenericRpcHandler] = []
 
     def open(self, inner: grpc.GenericRpcHandler) -> None:
-        self._inner = inner
+        self._inner.append(inner)
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
-        return self._inner.service(details) if self._inner is not None else None
+        return next((found for inner in self._inner if (found := inner.service(details)) is not None), None)
 
 
 class _Removed(Exception):

@@ -33,12 +33,14 @@ WORKER: Final = "swarm-worker"
 MANAGER: Final = "swarm-manager"
 JOIN_WORKER: Final = "swarm-join-worker"
 JOIN_MANAGER: Final = "swarm-join-manager"
+RENEW: Final = "swarm-renew"
+"""A node whose certificate expired while it was off: good for a new one, and for nothing else."""
 
 NODES: Final = frozenset({WORKER, MANAGER})
 """Any node of the swarm: a manager runs an agent too."""
 MANAGERS: Final = frozenset({MANAGER})
-ANYONE: Final = frozenset({WORKER, MANAGER, JOIN_WORKER, JOIN_MANAGER})
-"""Nodes and those that hold a join token."""
+ANYONE: Final = frozenset({WORKER, MANAGER, JOIN_WORKER, JOIN_MANAGER, RENEW})
+"""Nodes, former ones in time too, and those that hold a join token."""
 
 DISPATCHER_SESSION: Final = Method("/shoal.Dispatcher/Session", SessionRequest, SessionMessage, Shape.SERVER_STREAM)
 DISPATCHER_HEARTBEAT: Final = Method("/shoal.Dispatcher/Heartbeat", HeartbeatRequest, HeartbeatResponse)

@@ -100,6 +100,8 @@ class IssueCertificateResponse(Record, frozen=True, kw_only=True):
     """Leaf followed by the chain."""
     root_ca_pem: bytes = b""
     cluster_id: str = ""
+    renewal_pem: bytes = b""
+    """For the same key: asks for a new certificate when this one has expired, and can do nothing else."""
 
 
 class RaftJoinRequest(Record, frozen=True, kw_only=True):

@@ -1,6 +1,7 @@
 """The certificates directory: private, atomic, and whole after a crash at any step."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,15 @@ def test_a_crash_after_any_rename_leaves_a_whole_identity(
     assert not (tmp_path / NEXT_KEY).exists(), "load finishes what the crash interrupted"
     store.save(NEW)
     assert store.load() == NEW
+
+
+def test_the_certificate_for_renewal_is_kept_with_the_certificate(tmp_path: Path) -> None:
+    store = IdentityStore(tmp_path)
+    both = replace(NEW, renewal_pem=OLD.certificate_pem)
+    store.save(both)
+    assert store.load() == both
+    store.save(OLD)
+    assert store.load() == OLD
 
 
 def test_a_key_of_somebody_else_is_an_error(tmp_path: Path) -> None:

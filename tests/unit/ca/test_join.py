@@ -17,10 +17,11 @@ from cryptography.x509.oid import NameOID
 
 from api.errors import Forbidden, InvalidArgument, Unauthorized, Unavailable
 from api.rpc.client import call
-from api.rpc.swarm_methods import CA_GET_ROOT, CA_ISSUE
-from api.types.dispatch import GetRootCARequest, IssueCertificateRequest
-from api.types.objects import JoinTokens
+from api.rpc.swarm_methods import CA_GET_ROOT, CA_ISSUE, CONTROL_CALL, MANAGERS
+from api.types.dispatch import ForwardRequest, ForwardResponse, GetRootCARequest, IssueCertificateRequest
+from api.types.objects import JoinTokens, Node
 from api.types.swarm import NodeSpec
+from base.ids import swarm_id
 from ca import certificates as certs
 from ca.client import fetch_root, join, renew
 from ca.identity import Identity
@@ -108,6 +109,50 @@ async def test_a_node_renews_with_a_new_key_and_the_role_that_the_store_wants() 
         manager.nodes[first.node_id] = msgspec.structs.replace(node, spec=NodeSpec(role="manager"))
         third = await renew(addr, second)
         assert (third.node_id, third.role) == (first.node_id, "manager")
+
+
+def expired(manager: Manager, role: str = "worker") -> Identity:
+    """A node whose certificate ended an hour ago."""
+    cluster, key, node_id = manager.cluster(), certs.new_key(), swarm_id()
+    root, then = cluster.root_ca, CLOCK.now_ns() - 2 * certs.HOUR_NS
+    pem = certs.issue(
+        root, key.public_key(), node_id=node_id, role=role, cluster_id=cluster.id, now_ns=then, life_ns=certs.HOUR_NS
+    )
+    renewal = certs.issue_renewal(root, key.public_key(), node_id=node_id, cluster_id=cluster.id, now_ns=then)
+    manager.nodes[node_id] = Node(id=node_id, spec=NodeSpec(role=role), role=role)
+    return Identity.from_pem(pem, certs.key_pem(key), root.certificate_pem, renewal)
+
+
+@pytest.mark.parametrize("role", ["worker", "manager"])
+async def test_a_node_that_was_off_when_its_certificate_expired_comes_back(role: str) -> None:
+    manager = Manager()
+    async with manager.serving() as addr:
+        identity = expired(manager, role)
+        with pytest.raises(Unavailable):
+            await renew(addr, identity)  # the expired one itself passes no handshake
+        fresh = await renew(addr, identity, CLOCK.now_ns())
+        assert (fresh.node_id, fresh.role) == (identity.node_id, role)
+        assert fresh.expires_ns > CLOCK.now_ns()
+        assert fresh.renewal_pem not in (b"", identity.renewal_pem)
+        # A later one may come back as well, as long as the swarm knows it.
+        manager.change(removed_nodes=[identity.node_id])
+        with pytest.raises(Forbidden, match="removed"):
+            await renew(addr, identity, CLOCK.now_ns())
+
+
+async def test_a_certificate_for_renewal_opens_nothing_else() -> None:
+    manager = Manager()
+
+    async def forward(message: object, peer: object) -> ForwardResponse:
+        return ForwardResponse(result=b"")
+
+    async with manager.serving({CONTROL_CALL: (MANAGERS, forward)}) as addr:
+        identity = expired(manager, "manager")
+        proof = certs.KeyPair(identity.renewal_pem, identity.key_pem)
+        connection = channel(addr, proof, identity.root_pem)
+        with pytest.raises(Forbidden, match="swarm-renew"):
+            await call(connection, CONTROL_CALL, ForwardRequest(method="x", arguments=b""), timeout=5)
+        await connection.close()
 
 
 async def test_a_removed_node_is_refused() -> None:

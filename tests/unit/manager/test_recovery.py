@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,16 @@ import msgspec
 import pytest
 
 from api import errors
+from api.rpc.client import call
+from api.rpc.swarm_methods import CONTROL_CALL
+from api.types.dispatch import ForwardRequest
 from api.types.objects import Node
 from api.types.swarm import RaftConfig as Wished
 from base.clock import NS, Clock
+from ca.client import renew
+from ca.tls import channel
+from manager import operations as ops
+from manager.founding import own_identity
 from manager.manager import raft_keys
 from manager.raftkeys import FILE, ROTATE_AGE_NS, RaftKeys
 from manager.recovery import found_anew
@@ -72,6 +80,48 @@ async def test_a_manager_that_moved_says_so_and_is_reached_there(tmp_path: Path)
             await host.control().list_nodes({})
         nodes = await third.control().list_nodes({})
         assert all(node.manager_status and node.manager_status.reachability == "reachable" for node in nodes)
+
+
+async def test_a_demoted_managers_certificate_is_no_managers_any_more(tmp_path: Path) -> None:
+    async with Swarm(tmp_path) as swarm:
+        second = await swarm.add_manager("m2")
+        old = second.identity
+        request = ForwardRequest(method="GetMembers", arguments=msgspec.msgpack.encode(ops.GetMembers()))
+        connection = channel(swarm.first.addr, old, old.root_pem)
+        await call(connection, CONTROL_CALL, request, timeout=5)
+        node = await swarm.first.control().get_node(old.node_id)
+        spec = replace(node.spec, role="worker")
+        await swarm.first.control().update_node(node.id, spec, node.meta.version)
+
+        async def let_go() -> bool:
+            return (await swarm.first.control().get_node(old.node_id)).manager_status is None
+
+        await swarm.until(let_go)
+        await asyncio.sleep(max(0.0, 1.05 - (CLOCK.now_ns() - old.issued_ns) / NS))  # certificates count whole seconds
+        assert (await renew(swarm.first.addr, old)).role == "worker"
+        with pytest.raises(errors.Forbidden, match="no manager any more"):
+            await call(connection, CONTROL_CALL, request, timeout=5)
+        assert (await renew(swarm.first.addr, old)).role == "worker", "it may fetch what it lost"
+        await connection.close()
+
+
+async def test_managers_whose_certificates_have_all_expired_come_back_by_the_root_key(tmp_path: Path) -> None:
+    async with Swarm(tmp_path) as swarm:
+        first = swarm.first
+        cluster = await first.control().get_cluster()
+        await first.kill()
+        first.identity = own_identity(
+            cluster, first.identity.node_id, CLOCK.now_ns() - cluster.spec.ca_config.node_cert_expiry - NS
+        )
+        assert first.identity.expires_ns < CLOCK.now_ns()
+        manager = await first.start_manager()
+        with pytest.raises(errors.ShoalError):
+            await renew(first.addr, first.identity, CLOCK.now_ns())
+        await swarm.until(lambda: manager.store.view().cluster() is not None)
+        first.identity = manager.renew_own()
+        manager.set_identity(first.identity)
+        assert (await renew(first.addr, first.identity)).role == "manager"
+        await swarm.add_worker("w1")
 
 
 async def test_a_lone_manager_that_moved_needs_nobody(tmp_path: Path) -> None:
