@@ -330,6 +330,10 @@ def test_connect_and_disconnect_a_running_container(tmp_path: Path) -> None:
             assert "10.9.0.99" not in web.hosts.read_text()
             with pytest.raises(NotFound, match="is not connected"):
                 await networks.disconnect(web_id, "blue")
+            await networks.disconnect(web_id, "bridge")  # the last one, and with it the default route
+            assert netns.call(web.netns, links) == {"lo"}
+            await networks.connect(web_id, "blue", EndpointSettings())
+            assert netns.call(web.netns, links) == {"lo", "eth0"}
 
     alone(body)
 

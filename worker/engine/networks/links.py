@@ -165,6 +165,10 @@ def _configure(plan: EndpointPlan) -> None:
             route.route(subnet, gateway)
 
 
+_DISABLE_IPV6 = Path("/proc/sys/net/ipv6/conf/all/disable_ipv6")
+"""Of the network namespace of the thread that opens it."""
+
+
 def make_sandbox(path: Path) -> None:
     """A new namespace under `path` with loopback up; on failure nothing is left."""
     netns.create(path)
@@ -176,6 +180,9 @@ def make_sandbox(path: Path) -> None:
 
 
 def _loopback_up() -> None:
+    # Networks are IPv4 alone: programs must not find addresses, loopback's too, that lead nowhere.
+    with contextlib.suppress(OSError):  # a kernel without IPv6
+        _DISABLE_IPV6.write_text("1")
     with RouteSocket() as route:
         route.up(_LOOPBACK)
 
@@ -189,7 +196,8 @@ def set_default_route(namespace: Path, gateway: str) -> None:
                 ip.route("replace", dst="default", gateway=gateway)
             else:
                 with _ignoring(errno.ESRCH):
-                    ip.route("del", dst="default")
+                    # Without a family the kernel does not know of which table's default we speak.
+                    ip.route("del", dst="default", family=socket.AF_INET)
 
     netns.call(namespace, change)
 
