@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from api.types.auth import AuthConfig
@@ -59,13 +60,16 @@ class Job:
     async def pull(self, name: str) -> str:
         """Pull an image, with the credentials of the request for its registry; returns its id."""
         reference = names.parse(name).tagged()
-        return await self.images.pull(name, self._auth(reference.domain), self.report)
+        return await self.images.pull(name, login_for(reference.domain, self.options.auths), self.report)
 
-    def _auth(self, domain: str) -> AuthConfig | None:
-        for key, auth in self.options.auths.items():
-            host = key.removeprefix("https://").removeprefix("http://").partition("/")[0]
-            if host in ("index.docker.io", "registry-1.docker.io"):
-                host = DEFAULT_DOMAIN
-            if host == domain:
-                return auth
-        return None
+
+def login_for(domain: str, auths: Mapping[str, AuthConfig]) -> AuthConfig | None:
+    """The login for a registry. Keys are its name, or the address that clients once used; that of the official one is
+    `https://index.docker.io/v1/` (v1.24 "Build image from a Dockerfile")."""
+    for key, auth in auths.items():
+        host = key.removeprefix("https://").removeprefix("http://").partition("/")[0]
+        if host in ("index.docker.io", "registry-1.docker.io"):
+            host = DEFAULT_DOMAIN
+        if host == domain:
+            return auth
+    return None
