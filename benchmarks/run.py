@@ -20,15 +20,22 @@ def main() -> int:
     start = commands.add_parser("start", help="docker run --rm busybox true, and a service of 50 replicas")
     start.add_argument("--runs", type=int, default=30, help="docker run per engine (default 30)")
     start.add_argument("--replicas", type=int, default=50, help="tasks of the service (default 50; 0: leave it out)")
+    scheduler = commands.add_parser("scheduler", help="place backlogs of tasks, with the store and without Raft")
+    scheduler.add_argument("--nodes", type=int, default=1_000)
+    scheduler.add_argument("--tasks", type=int, nargs="+", default=[1_000, 10_000, 100_000])
     arguments = parser.parse_args()
     if Path(sys.prefix) != ROOT / ".venv":  # started by the machine's Python
         os.execv(PYTHON, [str(PYTHON), str(Path(__file__).resolve()), *sys.argv[1:]])
     sys.path.insert(0, str(ROOT))
+    from benchmarks import scheduler as scheduler_benchmark
     from benchmarks import start as start_benchmark
     from lab.paths import LabError
 
     try:
-        start_benchmark.run(runs=arguments.runs, replicas=arguments.replicas)
+        if arguments.what == "scheduler":
+            scheduler_benchmark.run(arguments.nodes, arguments.tasks)
+        else:
+            start_benchmark.run(runs=arguments.runs, replicas=arguments.replicas)
     except LabError as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return 1

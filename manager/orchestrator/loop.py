@@ -26,12 +26,12 @@ class Orchestrator:
     async def run(self) -> None:
         """Runs until cancelled."""
         async with self._store.watch(("services", "tasks", "nodes")) as watch:
-            self._mark_all()
+            self.mark_all()
             while True:
                 await self.reconcile()
                 batch = await watch.next(self._sleep_s())
                 if batch.rescan:
-                    self._mark_all()
+                    self.mark_all()
                 for change in batch.changes:
                     self._mark(change)
                 self._mark_due()
@@ -67,7 +67,7 @@ class Orchestrator:
             self._wake_at[service_id] = plan.wake_at
         return plan
 
-    def _mark_all(self) -> None:
+    def mark_all(self) -> None:
         view = self._store.view()
         self._dirty.update(service.id for service in view.all(Service))
         self._dirty.update(task.service_id for task in view.all(Task) if task.service_id)
@@ -80,7 +80,7 @@ class Orchestrator:
             if task.service_id:
                 self._dirty.add(task.service_id)
         elif node_matters(change):
-            self._mark_all()
+            self.mark_all()
 
     def _mark_due(self) -> None:
         now = self._store.clock.now_ns()

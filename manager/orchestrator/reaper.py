@@ -53,15 +53,15 @@ class Reaper:
     async def run(self) -> None:
         """Runs until cancelled."""
         async with self._store.watch(("tasks", "nodes", "clusters")) as watch:
-            self._mark(self._store.view().all(Task))
+            self.mark(self._store.view().all(Task))
             while True:
                 await self.sweep()
                 batch = await watch.next()
                 node_left = any(change.table == "nodes" and change.new is None for change in batch.changes)
                 limit_moved = any(change.table == "clusters" for change in batch.changes)
                 if batch.rescan or node_left or limit_moved:
-                    self._mark(self._store.view().all(Task))
-                self._mark([change.new for change in batch.changes if change.table == "tasks" and change.new])
+                    self.mark(self._store.view().all(Task))
+                self.mark([change.new for change in batch.changes if change.table == "tasks" and change.new])
 
     async def sweep(self) -> None:
         """Reap every slot that has changed."""
@@ -76,7 +76,7 @@ class Reaper:
             for task in reap(batch.view.tasks_of_slot(service_id, slot, node_id), nodes, history):
                 batch.delete(task)
 
-    def _mark(self, tasks: Sequence[Task]) -> None:
+    def mark(self, tasks: Sequence[Task]) -> None:
         for task in tasks:
             if task.service_id and task.desired_state > TaskState.RUNNING:
                 self._slots.add((task.service_id, task.slot, "" if task.slot else task.node_id))

@@ -8,6 +8,7 @@ import pytest
 
 from api.errors import InvalidArgument
 from api.types.objects import EngineDescription, NodeDescription, NodeState, Task, TaskState
+from base.clock import NS
 from manager import constraints
 from manager.scheduler.decide import decide
 from tests.unit.manager import make
@@ -22,6 +23,25 @@ def test_equal_tasks_spread_evenly() -> None:
     nodes = [make.node(f"n{number}") for number in range(5)]
     placed = Counter(decision.node_id for decision in decide(pending(12), nodes, []))
     assert sorted(placed.values()) == [2, 2, 2, 3, 3]
+
+
+def test_a_node_where_the_service_fails_again_and_again_comes_last() -> None:
+    service = make.service()
+    failed = [make.task(service, 1, state=TaskState.FAILED, on="n1", at=100) for _ in range(3)]
+    busy = [make.task(service, slot, on="n2") for slot in (2, 3)]
+    nodes = [make.node("n1"), make.node("n2")]
+
+    def placed_on(failures: list[Task], now: int) -> str:
+        (decision,) = decide(
+            [make.task(service, 1, state=TaskState.PENDING, on="")], nodes, [*failures, *busy], now * NS
+        )
+        return decision.node_id
+
+    assert placed_on(failed, 101) == "n2"
+    assert placed_on(failed[:2], 101) == "n1", "not after a failure or two"
+    assert placed_on(failed, 500) == "n1", "and not for ever"
+    other = [make.task(make.service(version=2), 1, state=TaskState.FAILED, on="n1", at=100) for _ in range(3)]
+    assert placed_on(other, 101) == "n1", "another version of the service is another matter"
 
 
 def test_a_node_with_fewer_tasks_of_the_service_comes_first() -> None:
