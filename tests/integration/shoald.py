@@ -86,7 +86,11 @@ class Api:
             if method == "POST":
                 text += f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n"
             plain.sendall(text.encode() + b"\r\n" + data)
-            yield Taken(plain)
+            connection = Taken(plain)
+            try:
+                yield connection
+            finally:
+                connection.close()
 
     def ok(self, method: str, path: str, body: Any = None, /, **query: Any) -> Any:
         """The JSON of a request that must succeed."""
@@ -146,6 +150,10 @@ class Taken:
         while not self.head.endswith(b"\r\n\r\n") and (line := self._file.readline()):
             self.head += line
         self.status = int(self.head.split()[1])
+
+    def close(self) -> None:
+        self._file.close()
+        self._socket.close()
 
     def send(self, data: bytes) -> None:
         self._socket.sendall(data)

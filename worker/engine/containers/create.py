@@ -68,8 +68,8 @@ class Creator:
     ) -> CreateAnswer:
         kit = self._kit
         host = self._joined(host)
-        for name, _ in map(parse_link, host.links or []):
-            self._linked(name)
+        for other, _ in map(parse_link, host.links or []):
+            self._linked(other)
         asked = {name: [spec.Throttle(0, 0, 0)] for name in throttled(host)}
         warnings += spec.warnings(replace(resources(host), throttles=asked), kit.host)
         config.hostname = config.hostname or _hostname(container_id, host)

@@ -179,10 +179,12 @@ class Lifecycle:
 
 
 async def _ends(container: Container, within_s: float | None) -> bool:
-    """Wait for the end of the present run."""
+    """Wait for the end of the present run, and until what it held (ports, mounts) is free again."""
     try:
         async with asyncio.timeout(within_s):
             await container.run_ended.wait()
     except TimeoutError:
-        return not container.running
+        if container.running:
+            return False
+    await container.settled.wait()
     return True
