@@ -31,6 +31,7 @@ class Allocator:
         self._store = store
         self._last: dict[str, int] = {}
         """Address taken last, per network. A new leader begins anew: only the order of addresses depends on it."""
+        self._last_vni = 0
         self._starved = False
         """Something could not be had: whatever is freed may be it."""
 
@@ -84,12 +85,13 @@ class Allocator:
             if network.allocated:
                 continue
             others = [other for other in known.values() if other.id != network.id]
-            outcome = nets.allocate_network(network, others, batch.view.all(Node))
+            outcome = nets.allocate_network(network, others, batch.view.all(Node), self._last_vni)
             if isinstance(outcome, ShoalError):
                 log.error("no pool for network=%s error=%s", network.spec.name, outcome.message)
                 self._starved = True
                 continue
             known[network.id] = outcome
+            self._last_vni = outcome.vni
             batch.put(outcome)
         return list(known.values())
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
+from itertools import chain
 
 import msgspec
 
@@ -38,12 +39,14 @@ class Exhausted:
 
 
 def allocate_network(
-    network: SwarmNetwork, others: Iterable[SwarmNetwork], nodes: Iterable[Node]
+    network: SwarmNetwork, others: Iterable[SwarmNetwork], nodes: Iterable[Node], last_vni: int = 0
 ) -> SwarmNetwork | ShoalError:
     """The network with its id on the wire and its pools; why it can't have them otherwise.
 
     Args:
         nodes: pools that nobody asked for keep clear of the nodes' own addresses.
+        last_vni: the id given out last. The next one is higher while there are any: hosts may still be taking the
+            network down that had a lower one.
     """
     others = list(others)
     taken = [IPv4Network(pool.subnet) for other in others for pool in other.pools]
@@ -58,7 +61,8 @@ def allocate_network(
     except ShoalError as error:
         return error
     used = {other.vni for other in others}
-    vni = next(number for number in range(VNI_MIN, VNI_MAX) if number not in used)
+    numbers = chain(range(max(VNI_MIN, last_vni + 1), VNI_MAX), range(VNI_MIN, last_vni + 1))
+    vni = next(number for number in numbers if number not in used)
     return msgspec.structs.replace(network, vni=vni, pools=pools)
 
 

@@ -11,7 +11,7 @@ from ipaddress import IPv4Network
 import msgspec
 
 from api.errors import Conflict, Forbidden, InvalidArgument, NotFound, NotSupported
-from api.types.objects import Service, SwarmNetwork, Task
+from api.types.objects import Service, SwarmNetwork, Task, TaskState
 from api.types.swarm import NetworkAttachmentConfig, NetworkSpec, ServiceSpec
 from api.wire.ipam import make_subnet
 from manager.controlapi.validate import PREDEFINED_NETWORKS
@@ -79,14 +79,16 @@ def check_new(view: View, spec: NetworkSpec) -> None:
 
 
 def check_unused(view: View, network: SwarmNetwork) -> None:
-    """Raises Forbidden for the ingress network and for one that services or tasks use."""
+    """Raises Forbidden for the ingress network and for one that services or tasks use. Tasks that are only on their way
+    out don't count: their hosts keep what they need to the end."""
     if network.spec.ingress:
         raise Forbidden(f"{network.spec.name} is a pre-defined network and cannot be removed")
     for service in view.all(Service):
         if any(attachment.target == network.id for attachment in service.spec.task_template.networks):
             raise Forbidden(f"network {network.spec.name} is in use by service {service.id}")
     for task in view.all(Task):
-        if not task.status.state.terminal and any(place.network_id == network.id for place in task.networks):
+        wanted = task.desired_state <= TaskState.RUNNING and not task.status.state.terminal
+        if wanted and any(place.network_id == network.id for place in task.networks):
             raise Forbidden(f"network {network.spec.name} is in use by task {task.id}")
 
 
