@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("shoald: refuses to run under python -O: assertions guard its invariants", file=sys.stderr)
         return 2
     words = list(sys.argv[1:] if argv is None else argv)
-    if words and words[0] in ("backup", "restore"):
+    if words and words[0] in ("backup", "restore", "debug"):
         return _operate(words)
     try:
         config = daemon_config.load(words)
@@ -53,10 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _operate(words: Sequence[str]) -> int:
     """An operator's command; no daemon."""
-    from daemon import backup  # late: only these commands need it
+    from daemon import backup, debug  # late: only these commands need them
 
     try:
-        print(backup.main(words))
+        print(debug.main(words[1:]) if words[0] == "debug" else backup.main(words))
     except ShoalError as error:
         print(f"shoald: {error.message}", file=sys.stderr)
         return 1

@@ -335,6 +335,9 @@ def test_what_others_delete_is_put_back(swarm_lab: Lab, net: str) -> None:
     assert check(swarm_lab, "w1")["Repairs"] == []
 
 
+NOTHING: dict[str, list[str]] = {"links": [], "namespaces": [], "tables": []}
+
+
 def left_over(lab: Lab, host: str) -> dict[str, list[str]]:
     """What networking has made on a host."""
     links = lab.run(host, "ip", "-o", "link").stdout
@@ -349,20 +352,21 @@ def left_over(lab: Lab, host: str) -> dict[str, list[str]]:
 
 def test_nothing_of_a_network_is_left(swarm_lab: Lab) -> None:
     docker = cli(swarm_lab)
-    before = {host: left_over(swarm_lab, host) for host in HOSTS}
+    for host in HOSTS:
+        _wait_left_over(swarm_lab, host, NOTHING)
     docker.ok("network", "create", "-d", "overlay", "brief")
     web(swarm_lab, "web", "--network", "brief", "-p", "8084:80", replicas=5)
-    assert any(left_over(swarm_lab, host) != before[host] for host in HOSTS)
+    assert all(left_over(swarm_lab, host) != NOTHING for host in HOSTS)
     refused = docker.bad("network", "rm", "brief")
     assert "in use" in refused.err
     docker.ok("service", "rm", "web")
     until(lambda: docker.run("network", "rm", "brief").code == 0, timeout_s=30, what="brief to be unused")
     for host in HOSTS:
-        _wait_left_over(swarm_lab, host, before[host])
+        _wait_left_over(swarm_lab, host, NOTHING)
 
 
 def _wait_left_over(lab: Lab, host: str, wanted: dict[str, list[str]]) -> None:
-    until(lambda: left_over(lab, host) == wanted, timeout_s=10, what=f"nothing but {wanted} to be left on {host}")
+    until(lambda: left_over(lab, host) == wanted, timeout_s=20, what=f"nothing but {wanted} to be left on {host}")
 
 
 def test_an_exhausted_pool_is_said_and_waited_for(swarm_lab: Lab) -> None:
