@@ -51,6 +51,10 @@ class Creator:
         image = await self._kit.images.resolve(body.image)
         config = merge_config(body, image.config)
         _agree(config, host)
+        if body.exposed_ports and host.network_mode.startswith("container:"):
+            raise InvalidArgument("conflicting options: port exposing and the container type network mode")
+        if host.port_bindings and host.network_mode == "host":
+            warnings.append("Published ports are discarded when using host network mode")
         container_id = hex_id()
         # Last, as in dockerd: of a request that is wrong in itself nobody wants to hear that its name is taken.
         with self._kit.store.reserve(checked, container_id) as chosen:
@@ -68,10 +72,13 @@ class Creator:
     ) -> CreateAnswer:
         kit = self._kit
         host = self._joined(host)
-        for other, _ in map(parse_link, host.links or []):
-            self._linked(other)
+        for target, _ in map(parse_link, host.links or []):
+            self._linked(target)
         asked = {name: [spec.Throttle(0, 0, 0)] for name in throttled(host)}
         warnings += spec.warnings(replace(resources(host), throttles=asked), kit.host)
+        if host.network_mode.startswith("container:"):  # one network, one name in it
+            other = self._other(host.network_mode.removeprefix("container:")).record.config
+            config.hostname, config.domainname = other.hostname, other.domainname
         config.hostname = config.hostname or _hostname(container_id, host)
         line = command_line(config)
         record = ContainerRecord(
@@ -147,7 +154,7 @@ class Creator:
         reference, mode = parse_volumes_from(text)
         other = self._other(reference)
         return [
-            msgspec.structs.replace(mount, rw=mount.rw and mode != "ro", anonymous=False, copy_up=False)
+            msgspec.structs.replace(mount, mode="", rw=mount.rw and mode != "ro", anonymous=False, copy_up=False)
             for mount in other.record.mounts
         ]
 

@@ -46,6 +46,7 @@ class Lister:
         ancestors = await self._ancestors(filters.get("ancestor", ()))
         stopped_too = all_states or limit > 0 or bool(since or before) or rules.shows_stopped(filters)
         found: list[ContainerSummary] = []
+        images: dict[str, str] = {}
         for container in self._kit.store.all():
             if not stopped_too and not container.live:
                 continue
@@ -55,7 +56,13 @@ class Lister:
             )
             if not rules.matches(candidate, filters, ancestors=ancestors, newer_than=newer_than, older_than=older_than):
                 continue
-            found.append(await self._summary(container, sandbox, size=size))
+            name = container.record.config.image
+            if name not in images:
+                images[name] = await self._image_id(name)
+            summary = await self._summary(container, sandbox, size=size)
+            if images[name] != summary.image_id:  # the name went to another image, or away
+                summary.image = summary.image_id
+            found.append(summary)
             if 0 < limit <= len(found):
                 break
         return found
@@ -68,13 +75,15 @@ class Lister:
         return max(times) if newest else min(times)
 
     async def _ancestors(self, references: Sequence[str]) -> set[str]:
-        found = set()
-        for reference in references:
-            try:
-                found.add((await self._kit.images.resolve(reference)).id)
-            except (NotFound, InvalidArgument):
-                continue  # an image that is not there has no containers
-        return found
+        """An image that is not there has no containers."""
+        return {await self._image_id(reference) for reference in references} - {""}
+
+    async def _image_id(self, reference: str) -> str:
+        """`sha256:...`, nothing for a name that no image has."""
+        try:
+            return (await self._kit.images.resolve(reference)).id
+        except (NotFound, InvalidArgument):
+            return ""
 
     async def _summary(self, container: Container, sandbox: Sandbox | None, *, size: bool) -> ContainerSummary:
         record = container.record

@@ -29,6 +29,12 @@ from worker.engine.runtime.spec import Throttle, build
 
 log = logging.getLogger(__name__)
 
+_NOT_RUNNING = {
+    "pid": "container {0} is not running",
+    "ipc": "can't join IPC of container {0}: container {0} is not running",
+    "net": "cannot join network of a non running container: {0}",
+}
+
 EXIT_NOT_FOUND, EXIT_NOT_EXECUTABLE, EXIT_FAILED = 127, 126, 128
 
 
@@ -125,8 +131,8 @@ class Starter:
         devices, throttles = await kit.disk.run(_devices, record), {}
         if wanted := throttled(wish):
             throttles = await kit.disk.run(_throttles, wanted)
-        pid_ns = self._namespace("PID", wish.pid_mode, "pid")
-        ipc_ns = self._namespace("IPC", wish.ipc_mode, "ipc")
+        pid_ns = self._namespace(wish.pid_mode, "pid")
+        ipc_ns = self._namespace(wish.ipc_mode, "ipc")
         linked = await self._linked(record)
         sandbox = await kit.networks.attach(self.request(record, linked=linked))
         undo.push_async_callback(_quietly, "detach network", kit.networks.detach, record.id)
@@ -151,7 +157,7 @@ class Starter:
         mode = "none" if config.network_disabled else wish.network_mode
         join = None
         if mode.startswith("container:") and not checking:
-            join = Path(self._namespace("network", mode, "net"))
+            join = Path(self._namespace(mode, "net"))
         return NetworkRequest(
             container_id=record.id,
             container_name=record.name,
@@ -198,13 +204,13 @@ class Starter:
             )
         return found
 
-    def _namespace(self, what: str, mode: str, kind: str) -> str:
+    def _namespace(self, mode: str, kind: str) -> str:
         """A namespace mode as the runtime takes it: "", `host`, or a path."""
         if not mode.startswith("container:"):
             return mode if mode == "host" else ""
         other = self._kit.store.get(mode.removeprefix("container:"))
         if not other.running:
-            raise Conflict(f"cannot join {what} of a non running container: {other.id}")
+            raise Conflict(_NOT_RUNNING[kind].format(other.id))
         return f"/proc/{other.record.pid}/ns/{kind}"
 
     async def _hand_out(self, container: Container, process: Process) -> None:
