@@ -47,7 +47,7 @@ class Extracted:
     """What an extraction did."""
 
     bytes: int = 0
-    """Sum of the sizes of files."""
+    """Sum of the sizes of files and symbolic links."""
     members: int = 0
 
 
@@ -177,6 +177,7 @@ class _Extraction:
             if not member.link:
                 raise InvalidArgument(f"invalid archive: symbolic link {member.name!r} has no target")
             os.symlink(member.link, name, dir_fd=parent)
+            self._done.bytes += len(os.fsencode(member.link))
         else:
             device = os.makedev(member.major, member.minor)
             os.mknod(name, _TYPES[member.kind] | 0o600, device, dir_fd=parent)
