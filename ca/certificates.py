@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import datetime
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -49,6 +51,7 @@ RENEWAL_LIFE_NS = 5 * 365 * DAY_NS
 """How long a node may have been off and still come back by itself."""
 assert JOIN_LEAF_LIFE_NS <= LEAF_LIFE_MIN_NS < LEAF_LIFE_NS < ROOT_LIFE_NS
 
+_KEY_BEGIN = b"-----BEGIN PRIVATE KEY"
 _P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
@@ -65,6 +68,20 @@ def create_root(now_ns: int) -> RootCA:
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = _authority("swarm-ca", key, now_ns)
     return RootCA(certificate_pem=certificate.public_bytes(Encoding.PEM), key_pem=key_pem(key))
+
+
+def read_root(path: Path) -> RootCA:
+    """A root that the operator brings: certificate and P-256 key in one PEM file. Raises InvalidArgument."""
+    try:
+        content = path.read_bytes()
+        certificate = x509.load_pem_x509_certificate(content)
+        certificate.verify_directly_issued_by(certificate)
+    except (OSError, ValueError, TypeError, InvalidSignature) as error:
+        raise InvalidArgument(f"{path}: no self-signed certificate: {error}") from None
+    pem, key = certificate.public_bytes(Encoding.PEM), load_key(content[max(content.find(_KEY_BEGIN), 0) :])
+    if not same_key(pem, key_pem(key)):
+        raise InvalidArgument(f"{path}: the key is not the certificate's")
+    return RootCA(certificate_pem=pem, key_pem=key_pem(key))
 
 
 def issue(

@@ -2,6 +2,8 @@
 
 Of a request only the public key counts. A joiner gets a new node id and the role of its join authority; a node gets
 its own id and the role that the store wants it to have. What is issued is registered (durably) before it is answered.
+Where the swarm has an external CA, that one signs, and what it signed is checked; the manager's own key still makes the
+certificates for renewal, which only managers read.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from api.types.dispatch import GetRootCARequest, GetRootCAResponse, IssueCertifi
 from api.types.objects import Cluster, Node
 from base.clock import Clock
 from base.ids import swarm_id
+from ca import external
 from ca.certificates import JOIN_PREFIX, issue, issue_renewal, requested_key
 
 log = logging.getLogger(__name__)
@@ -57,15 +60,25 @@ class CaServer:
         if not cluster.root_ca.key_pem:
             raise Unavailable("this manager holds no signing key")
         node_id, role = self._decide(peer)
-        certificate = issue(
-            cluster.root_ca,
-            public_key,
-            node_id=node_id,
-            role=role,
-            cluster_id=cluster.id,
-            now_ns=self._clock.now_ns(),
-            life_ns=cluster.spec.ca_config.node_cert_expiry,
-        )
+        if cluster.spec.ca_config.external_cas:
+            certificate = await external.sign(
+                cluster.spec.ca_config.external_cas,
+                message.csr_pem,
+                node_id=node_id,
+                role=role,
+                cluster_id=cluster.id,
+                root_pem=cluster.root_ca.certificate_pem,
+            )
+        else:
+            certificate = issue(
+                cluster.root_ca,
+                public_key,
+                node_id=node_id,
+                role=role,
+                cluster_id=cluster.id,
+                now_ns=self._clock.now_ns(),
+                life_ns=cluster.spec.ca_config.node_cert_expiry,
+            )
         await self._registry.register(node_id, role, certificate)
         log.info("certificate issued node_id=%s role=%s asker=%s address=%s", node_id, role, peer.role, peer.address)
         return IssueCertificateResponse(

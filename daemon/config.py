@@ -58,6 +58,7 @@ OPTIONS: tuple[Option, ...] = (
     Option("cgroup-parent", ("--cgroup-parent",), "cgroup that holds the containers' cgroups"),
     Option("live-restore", ("--live-restore",), "accepted: containers always outlive the daemon", "switch"),
     Option("api-cors-header", ("--api-cors-header",), "origin that browsers may call the API from"),
+    Option("swarm-root-ca", ("--swarm-root-ca",), "PEM file with certificate and key of the root of a new swarm"),
     Option("swarm-default-advertise-addr", ("--swarm-default-advertise-addr",), "address or interface other nodes use"),
 )
 REFUSED = ("--tls", "--tlsverify", "--tlscacert", "--tlscert", "--tlskey")
@@ -96,6 +97,7 @@ class Config:
     cgroup_parent: str = "shoal"
     api_cors_header: str = ""
     swarm_default_advertise_addr: str = ""
+    swarm_root_ca: Path | None = None
 
 
 def load(argv: Sequence[str]) -> Config:
@@ -155,7 +157,7 @@ def _check(settings: dict[str, Any]) -> Config:
     debug = bool(settings.pop("debug", False))
     settings.pop("live-restore", None)
     values: dict[str, Any] = {key.replace("-", "_"): value for key, value in settings.items()}
-    for key in ("data_root", "exec_root", "pidfile"):
+    for key in ("data_root", "exec_root", "pidfile", "swarm_root_ca"):
         if key in values:
             values[key] = Path(os.path.abspath(values[key]))
     if "default_address_pools" in values:

@@ -22,6 +22,7 @@ from api.types.system import RemoteManager, SwarmInfo
 from base.clock import Clock
 from base.supervise import TaskOwner
 from ca import client
+from ca.certificates import read_root
 from ca.identity import Identity, IdentityStore
 from daemon.addresses import (
     Interfaces,
@@ -131,7 +132,8 @@ class Membership:
             if self._member is not None:
                 raise NotInSwarm(ALREADY_IN_SWARM)
             state = self._addresses(request.listen_addr, request.advertise_addr)
-            founding = found(request.spec, state.advertise_addr, self._clock)
+            root = read_root(self._config.swarm_root_ca) if self._config.swarm_root_ca is not None else None
+            founding = found(request.spec, state.advertise_addr, self._clock, root)
             await self._enter(self._make(state, founding.identity), lambda member: member.start(founding))
             return founding.identity.node_id
 
@@ -224,6 +226,7 @@ class Membership:
             remote_managers=remotes or [],
             listen_asked=listen,
             advertise_asked=advertise,
+            advertise_local=still_there(told, interfaces),
             default_advertise=default,
         )
 
@@ -270,27 +273,28 @@ class Membership:
 def readdressed(state: NodeState, default: str, interfaces: Interfaces) -> NodeState:
     """Where the node is reached at this start. Pure.
 
-    Another default address than at the last start is the operator's word that the node has moved. Otherwise an address
-    that the user wrote stays, and what was looked up is looked up again; what can't be found now stays as it was.
+    Another default address than at the last start is the operator's word that the node has moved; that an address which
+    was this host's own is so no more says it too. Otherwise an address that the user wrote stays, and an interface is
+    looked up again; what can't be found now stays as it was.
     """
     moved = bool(default) and default != state.default_advertise
+    local = state.advertise_local or not state.advertise_asked
     try:
         bound = state.listen_addr
-        if not is_literal(state.listen_asked) and state.listen_asked:
+        if state.listen_asked and not is_literal(state.listen_asked):
             bound = resolve_listen(state.listen_asked, interfaces)
-        if moved:
-            told = resolve_advertise("", default, bound, interfaces)
-            if not still_there(bound, interfaces):
-                bound = f"{told.rpartition(':')[0]}:{bound.rpartition(':')[2]}"
-        elif is_literal(state.advertise_asked) or (
-            not state.advertise_asked and still_there(state.advertise_addr, interfaces)
-        ):
-            told = state.advertise_addr
-        else:
+        anywhere = f"0.0.0.0:{bound.rpartition(':')[2]}"
+        if moved or (local and not still_there(state.advertise_addr, interfaces)):
+            told = resolve_advertise("", default, anywhere, interfaces)
+        elif state.advertise_asked and not is_literal(state.advertise_asked):
             told = resolve_advertise(state.advertise_asked, default, bound, interfaces)
+        else:
+            told = state.advertise_addr
     except InvalidArgument as error:
         log.warning("the node's address was not found anew reason=%s", error)
         return state
+    if told != state.advertise_addr and not still_there(bound, interfaces):
+        bound = f"{told.rpartition(':')[0]}:{bound.rpartition(':')[2]}"
     return msgspec.structs.replace(
         state, listen_addr=bound, advertise_addr=told, default_advertise=default or state.default_advertise
     )

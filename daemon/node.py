@@ -46,6 +46,8 @@ class NodeState(msgspec.Struct, frozen=True, kw_only=True):
     listen_asked: str = ""
     advertise_asked: str = ""
     """As the user wrote them: an interface's name, and nothing, are looked up anew at each start."""
+    advertise_local: bool = False
+    """The advertised address was this host's own, not one that others translate."""
     default_advertise: str = ""
     """The daemon's setting of that time: another one at a later start moves the node."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from api.types.objects import Certificate, Cluster, JoinTokens, ManagerStatus, Node
+from api.types.objects import Certificate, Cluster, JoinTokens, ManagerStatus, Node, RootCA
 from api.types.swarm import NodeSpec, SwarmSpec
 from base.clock import Clock
 from base.ids import swarm_id
@@ -24,15 +24,15 @@ class Founding:
     identity: Identity
 
 
-def found(spec: SwarmSpec, addr: str, clock: Clock) -> Founding:
-    """A new swarm whose first manager can be reached at `addr` (host:port).
+def found(spec: SwarmSpec, addr: str, clock: Clock, root: RootCA | None = None) -> Founding:
+    """A new swarm whose first manager can be reached at `addr` (host:port), with a root of its own or a given one.
 
     Raises InvalidArgument or NotSupported for a spec that makes no sense; nothing is written anywhere.
     """
     spec = filled(spec)
     validate.swarm_spec(spec)
     now = clock.now_ns()
-    root = create_root(now)
+    root = root or create_root(now)
     tokens = new_tokens(root.certificate_pem)
     tokens = JoinTokens(worker=str(tokens.worker), manager=str(tokens.manager))  # the codec takes plain text only
     cluster = Cluster(id=swarm_id(), spec=spec, root_ca=root, join_tokens=tokens)

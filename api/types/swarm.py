@@ -201,6 +201,8 @@ class ExternalCA(Spec, frozen=True, kw_only=True):
 class CAConfig(Spec, frozen=True, kw_only=True):
     node_cert_expiry: int = 0
     external_cas: list[ExternalCA] = []
+    external_ca: ExternalCA | list[ExternalCA] | None = None
+    """The same by the document's name; clients send the other one."""
 
 
 class TaskDefaults(Spec, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from api.types.swarm import CAConfig, DispatcherConfig, OrchestrationConfig, RaftConfig, SwarmSpec
+from api.types.swarm import CAConfig, DispatcherConfig, ExternalCA, OrchestrationConfig, RaftConfig, SwarmSpec
 from base.clock import NS
 
 HEARTBEAT_PERIOD_NS = 5 * NS
@@ -34,6 +34,13 @@ def filled(spec: SwarmSpec) -> SwarmSpec:
         dispatcher=DispatcherConfig(heartbeat_period=spec.dispatcher.heartbeat_period or HEARTBEAT_PERIOD_NS),
         ca_config=CAConfig(
             node_cert_expiry=spec.ca_config.node_cert_expiry or NODE_CERT_EXPIRY_NS,
-            external_cas=spec.ca_config.external_cas,
+            external_cas=_external_cas(spec.ca_config),
         ),
     )
+
+
+def _external_cas(config: CAConfig) -> list[ExternalCA]:
+    """Under the name that clients use; the protocol is the only one there is when none is named."""
+    other = config.external_ca
+    given = [*config.external_cas, *(other if isinstance(other, list) else [other] if other is not None else [])]
+    return [msgspec.structs.replace(each, protocol=each.protocol or "cfssl") for each in given]

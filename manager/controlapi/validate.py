@@ -106,11 +106,11 @@ def swarm_spec(spec: SwarmSpec) -> None:
     expiry = spec.ca_config.node_cert_expiry
     if expiry and expiry < CERT_EXPIRY_MIN_NS:
         raise InvalidArgument("CAConfig.NodeCertExpiry: minimum certificate expiry time is 1h0m0s")
-    if spec.ca_config.external_cas:
-        for external in spec.ca_config.external_cas:
-            if external.protocol != "cfssl":
-                raise InvalidArgument(f'CAConfig.ExternalCAs: invalid protocol: "{external.protocol}"')
-        raise NotSupported("CAConfig.ExternalCAs: external certificate authorities are not supported yet")
+    for external in spec.ca_config.external_cas:
+        if external.protocol != "cfssl":
+            raise InvalidArgument(f'CAConfig.ExternalCAs: invalid protocol: "{external.protocol}"')
+        if not external.url.startswith(("http://", "https://")):
+            raise InvalidArgument(f'CAConfig.ExternalCAs: invalid URL: "{external.url}"')
     if spec.task_defaults.log_driver is not None:
         raise NotSupported("TaskDefaults.LogDriver is not supported yet: name the driver in each service")
     if spec.encryption_config.auto_lock_managers:

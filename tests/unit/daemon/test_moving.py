@@ -10,8 +10,8 @@ from daemon.node import NodeState
 OLD, NEW = "10.0.0.5", "10.0.9.9"
 
 
-def state(**fields: str) -> NodeState:
-    base = {"listen_addr": "0.0.0.0:2377", "advertise_addr": f"{OLD}:2377"}
+def state(**fields: str | bool) -> NodeState:
+    base: dict[str, str | bool] = {"listen_addr": "0.0.0.0:2377", "advertise_addr": f"{OLD}:2377"}
     return NodeState(**{**base, **fields})  # type: ignore[arg-type]
 
 
@@ -24,7 +24,9 @@ def state(**fields: str) -> NodeState:
         (state(), "", {}, OLD),  # not up yet
         (state(), "", {"eth0": NEW, "eth1": "10.7.7.7"}, OLD),  # ambiguous
         (state(advertise_asked="eth0"), "", {"eth0": NEW}, NEW),
-        (state(advertise_asked=OLD), "", {"eth0": NEW}, OLD),  # the user's word stays
+        (state(advertise_asked=OLD), "", {"eth0": NEW}, OLD),  # never this host's own: others translate it
+        (state(advertise_asked=OLD, advertise_local=True), "", {"eth0": OLD, "eth1": NEW}, OLD),
+        (state(advertise_asked=OLD, advertise_local=True), "", {"eth0": NEW}, NEW),  # it was, and is no more
         (state(advertise_asked=OLD), NEW, {"eth0": NEW}, NEW),  # until the operator says otherwise
         (state(advertise_asked=OLD, default_advertise=NEW), NEW, {"eth0": NEW}, OLD),
     ],

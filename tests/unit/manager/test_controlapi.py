@@ -183,8 +183,8 @@ def test_defaults_are_canonical_and_stable() -> None:
         ),
         (
             SwarmSpec(name="default", ca_config=CAConfig(external_cas=[ExternalCA(protocol="cfssl")])),
-            errors.NotSupported,
-            "External",
+            errors.InvalidArgument,
+            "invalid URL",
         ),
     ],
 )
