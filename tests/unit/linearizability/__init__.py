@@ -1,0 +1,1 @@
+"""Raft: claims of the thesis, the storage, the transport and the node."""
