@@ -110,8 +110,9 @@ def login(password: str) -> str:
 def private_registry(lab: Lab, host: str, password: str) -> Iterator[str]:
     """A registry inside a lab host that wants `user` and the password; its `host:port`. It holds `secret/busybox`
     under the tags `1` to `9`, each another image."""
-    argv = lab.command(host, [sys.executable, "-m", "tests.e2e.private_registry", password])
-    server = subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, cwd=ROOT)
+    program = ["env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "tests.e2e.private_registry", password]
+    argv = lab.command(host, program)
+    server = subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
     with server:
         try:
             assert server.stdout is not None

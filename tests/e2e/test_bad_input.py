@@ -147,7 +147,9 @@ def test_a_command_that_does_not_exist(docker: Docker) -> None:
 def test_unknown_container(docker: Docker) -> None:
     for action in ("start", "stop", "kill", "wait", "restart", "pause", "unpause"):
         answer = docker.http("POST", f"/v1.24/containers/nosuch/{action}")
-        assert (answer.status, answer.message) == (404, "No such container: nosuch"), action
+        assert answer.status == 404, action
+        before = "Cannot kill container: nosuch: " if action == "kill" else ""  # dockerd's words for each
+        assert answer.message == f"{before}No such container: nosuch"
 
 
 @pytest.mark.promise("containers.start.b2", "containers.stop.b3", "containers.start.status.304")

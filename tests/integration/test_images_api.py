@@ -246,12 +246,6 @@ class TestImages:
         assert {"Deleted": image.id} in body
         assert body.index({"Untagged": "mine:v42"}) < body.index({"Deleted": image.id})
 
-    async def test_what_is_not_offered_says_so(self, client: Client) -> None:
-        for method, path in (("GET", "/images/search?term=x"), ("POST", "/build"), ("POST", "/commit")):
-            status, body = await client.ask(method, path)
-            assert status == 501
-            assert "not supported" in body["message"]
-
 
 WHOLE = {
     "Hostname": "h", "Domainname": "d", "User": "u", "AttachStdin": True, "AttachStdout": True, "AttachStderr": True,
