@@ -40,6 +40,7 @@ from api.types.container import (
     WarningsAnswer,
 )
 from api.types.stream import AttachOptions, LogOptions
+from api.wire.head import UPGRADE_HEADER
 from base.clock import parse_time
 
 FILTERS = (
@@ -240,7 +241,7 @@ class ContainerRoutes:
 
     async def logs(self, request: web.Request) -> web.StreamResponse:
         pieces = self._backend.logs(_name(request), log_options(request))
-        if "Upgrade" in request.headers:
+        if UPGRADE_HEADER in request.headers:
             connection = await hijack(request)
             with contextlib.suppress(ConnectionResetError):
                 async for piece in pieces:

@@ -19,6 +19,7 @@ from worker.engine.containers.restart import check_policy
 from worker.engine.containers.security import check_security
 from worker.engine.runtime import capabilities
 
+NO_KERNEL_MEMORY = "Your kernel does not support kernel memory limit capabilities. Limitation discarded."
 MEMORY_BYTES_MIN = 6 * 1024 * 1024
 """Less does not start a process reliably; dockerd's floor."""
 CPU_PERIOD_US = (1000, 1_000_000)
@@ -140,7 +141,7 @@ def _memory(limits: Resources, warnings: list[str]) -> None:
     if limits.memory_swappiness is not None and not -1 <= limits.memory_swappiness <= 100:
         raise InvalidArgument(f"Invalid value: {limits.memory_swappiness}, valid memory swappiness range is 0-100")
     if limits.kernel_memory:
-        warnings.append("Your kernel does not support kernel memory limit capabilities. Limitation discarded.")
+        warnings.append(NO_KERNEL_MEMORY)
     if limits.oom_kill_disable and memory == 0:
         warnings.append(
             "OOM killer is disabled for the container, but no memory limit is set, this can result in the "

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator
+from urllib.parse import quote_plus
 
 from api.errors import NotSupported
 from api.types.stream import LogOptions
 from api.wire.stdcopy import frame
 from base.clock import NS
 from worker.engine.containers.kit import Kit
+from worker.engine.containers.records import ContainerRecord
 from worker.engine.containers.store import Container
 from worker.engine.logs.reader import LogLine, read_logs
 from worker.engine.parts import STDERR, STDOUT
@@ -41,15 +43,31 @@ class Logs:
             ended=container.run_ended,
             pool=self._kit.disk,
         )
+        details = details_of(container.record) if options.details else ""
         async for line in lines:
-            data = _dressed(line, options)
+            data = _dressed(line, options, details)
             yield data if raw else frame(STDERR if line.stream == "stderr" else STDOUT, data)
 
 
-def _dressed(line: LogLine, options: LogOptions) -> bytes:
+def details_of(record: ContainerRecord) -> str:
+    """What the log options `labels` and `env` ask to be told with every line: `name=value,...`, by name."""
+    options = record.host_config.log_config.config or {}
+    config = record.config
+    found = {name: (config.labels or {}).get(name) for name in _names(options.get("labels", ""))}
+    env = dict(entry.split("=", 1) for entry in config.env or [] if "=" in entry)
+    found |= {name: env.get(name) for name in _names(options.get("env", ""))}
+    shown = sorted((name, value) for name, value in found.items() if value is not None)
+    return ",".join(f"{quote_plus(name)}={quote_plus(value)}" for name, value in shown)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _dressed(line: LogLine, options: LogOptions, details: str) -> bytes:
     data = line.data
     if options.details:
-        data = b" " + data
+        data = details.encode() + b" " + data
     if options.timestamps:
         seconds, fraction = divmod(line.time_ns, NS)
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))

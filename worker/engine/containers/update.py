@@ -9,7 +9,7 @@ import msgspec
 
 from api.errors import Conflict, InvalidArgument
 from api.types.container import HostConfig, UpdateBody, WarningsAnswer
-from worker.engine.containers.hostconfig import resources_ok
+from worker.engine.containers.hostconfig import NO_KERNEL_MEMORY, resources_ok
 from worker.engine.containers.kit import Kit
 from worker.engine.containers.plan import resources
 from worker.engine.containers.restart import check_policy
@@ -51,6 +51,8 @@ class Updater:
             except InvalidArgument as error:
                 raise InvalidArgument(f"Cannot update container {container.id}: {error.message}") from None
             resources_ok(after, os.sched_getaffinity(0), found, memory_nodes())
+            if body.kernel_memory:
+                found.append(NO_KERNEL_MEMORY)
             found += warnings(resources(after), self._kit.host)
             if container.running and _limits(after) != _limits(before):
                 await self._kit.runtime.update(container.id, oci_resources(resources(after), self._kit.host))
