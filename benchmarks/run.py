@@ -23,10 +23,14 @@ def main() -> int:
     scheduler = commands.add_parser("scheduler", help="place backlogs of tasks, with the store and without Raft")
     scheduler.add_argument("--nodes", type=int, default=1_000)
     scheduler.add_argument("--tasks", type=int, nargs="+", default=[1_000, 10_000, 100_000])
+    failover = commands.add_parser("failover", help="from the death of the leader to the next write")
+    failover.add_argument("--runs", type=int, default=10, help="deaths per engine (default 10)")
+    failover.add_argument("--engines", nargs="+", choices=["shoald", "dockerd"], default=["shoald", "dockerd"])
     arguments = parser.parse_args()
     if Path(sys.prefix) != ROOT / ".venv":  # started by the machine's Python
         os.execv(PYTHON, [str(PYTHON), str(Path(__file__).resolve()), *sys.argv[1:]])
     sys.path.insert(0, str(ROOT))
+    from benchmarks import failover as failover_benchmark
     from benchmarks import scheduler as scheduler_benchmark
     from benchmarks import start as start_benchmark
     from lab.paths import LabError
@@ -34,6 +38,8 @@ def main() -> int:
     try:
         if arguments.what == "scheduler":
             scheduler_benchmark.run(arguments.nodes, arguments.tasks)
+        elif arguments.what == "failover":
+            failover_benchmark.run(runs=arguments.runs, engines=arguments.engines)
         else:
             start_benchmark.run(runs=arguments.runs, replicas=arguments.replicas)
     except LabError as error:
