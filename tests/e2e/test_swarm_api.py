@@ -316,7 +316,9 @@ def test_a_demoted_manager_and_a_removed_node_are_what_the_swarm_says(one: Docke
 
 @pytest.mark.promise(
     "nodes.list.status.500", "nodes.inspect.status.500", "nodes.remove.status.500", "swarm.inspect.status.500",
-    "swarm.init.b8", "swarm.init.body.ForceNewCluster",
+    "swarm.init.b8", "swarm.init.body.ForceNewCluster", "services.list.status.500", "services.create.status.500",
+    "services.inspect.status.500", "services.update.status.500", "services.remove.status.500",
+    "tasks.list.status.500", "tasks.inspect.status.500",
 )  # fmt: skip
 def test_without_a_majority_there_is_no_answer_until_one_begins_anew(lab: Lab, one: Docker, two: Docker) -> None:
     assert init(one).status == 200
@@ -326,12 +328,19 @@ def test_without_a_majority_there_is_no_answer_until_one_begins_anew(lab: Lab, o
     before, first = get(one, "/swarm"), get(one, "/nodes/self")
     lab.kill("m2")
     try:
-        asked = [("GET", "/nodes"), ("GET", "/nodes/self"), ("GET", "/swarm")]
-        with ThreadPoolExecutor(len(asked)) as pool:  # each waits for a leader as long as an election may take
-            for lost in pool.map(lambda call: one.http(call[0], f"/v1.24{call[1]}"), asked):
-                assert (lost.status, "does not have a leader" in lost.message) == (500, True)
-        lost = one.http("DELETE", f"/v1.24/nodes/{first['ID']}")  # after the leader has stepped down
-        assert (lost.status, "does not have a leader" in lost.message) == (500, True)
+        service = {"Name": "lost", "TaskTemplate": {"ContainerSpec": {"Image": "busybox"}}}
+        reads = [("GET", f"/{path}") for path in
+                 ("nodes", "nodes/self", "swarm", "services", "services/kept", "tasks", "tasks/kept")]  # fmt: skip
+        writes = [("DELETE", f"/nodes/{first['ID']}"), ("DELETE", "/services/kept"), ("POST", "/services/create"),
+                  ("POST", "/services/kept/update?version=1")]  # fmt: skip
+
+        def ask(call: tuple[str, str]) -> Answer:
+            return one.http(call[0], f"/v1.24{call[1]}", service if call[0] == "POST" else None)
+
+        with ThreadPoolExecutor(len(reads)) as pool:  # each waits for a leader as long as an election may take
+            for asked in (reads, writes):  # the leader has stepped down before the writes
+                for lost in pool.map(ask, asked):
+                    assert (lost.status, "does not have a leader" in lost.message) == (500, True), lost.message
         answer = init(one, ForceNewCluster=True)
         assert (answer.status, answer.value) == (200, first["ID"])
         after = get(one, "/swarm")
