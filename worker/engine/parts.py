@@ -6,7 +6,7 @@ Paths are absolute. All calls raise `api.errors` kinds.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -182,6 +182,10 @@ class Images(Protocol):
 
     async def release(self, image_id: str, holder: str) -> None: ...
 
+    async def reconcile(self, holders: Collection[str]) -> None:
+        """After a daemon start: release what others than `holders` held; a crash cut their creation short."""
+        ...
+
 
 # --- networks --------------------------------------------------------------------------------------------------
 
@@ -291,5 +295,10 @@ class Volumes(Protocol):
         ...
 
     async def release(self, name: str, holder: str) -> None: ...
+
+    async def reconcile(self, holders: Collection[str], users: Collection[str]) -> None:
+        """After a daemon start: release what others than `holders` held, unmount what others than `users` mounted. An
+        anonymous volume that is free by that is removed: its container never came to be."""
+        ...
 
     async def remove(self, name: str) -> None: ...

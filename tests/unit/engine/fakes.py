@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +172,9 @@ class FakeImages:
     async def release(self, image_id: str, holder: str) -> None:
         self.holds.discard((image_id, holder))
 
+    async def reconcile(self, holders: Collection[str]) -> None:
+        self.holds = {(image, holder) for image, holder in self.holds if holder in holders}
+
 
 class FakeNetworks:
     def __init__(self) -> None:
@@ -222,6 +225,7 @@ class FakeVolumes:
         self.mounted: set[tuple[str, str]] = set()
 
     async def ensure(self, name: str, driver: str, options: Mapping[str, str], labels: Mapping[str, str]) -> VolumeView:
+        driver = driver or "local"
         if driver != "local":
             raise NotFound(f'plugin "{driver}" not found')
         name = name or f"anonymous{len(self.volumes)}"
@@ -242,6 +246,10 @@ class FakeVolumes:
 
     async def release(self, name: str, holder: str) -> None:
         self.holds.discard((name, holder))
+
+    async def reconcile(self, holders: Collection[str], users: Collection[str]) -> None:
+        self.holds = {(name, holder) for name, holder in self.holds if holder in holders}
+        self.mounted = {(name, user) for name, user in self.mounted if user in users}
 
     async def remove(self, name: str) -> None:
         if any(held == name for held, _ in self.holds):

@@ -351,6 +351,23 @@ async def test_connecting_twice_is_forbidden(bench: Bench) -> None:
         await bench.containers.disconnect_network("web", "other")
 
 
+async def test_off_the_last_network_and_on_again(bench: Bench) -> None:
+    async def networks() -> set[str]:
+        return set((await bench.containers.inspect("web")).network_settings.networks)
+
+    await bench.create("web")
+    await bench.containers.disconnect_network("web", "bridge")
+    assert await networks() == set()
+    with pytest.raises(NotFound):
+        await bench.containers.disconnect_network("web", "bridge")
+    await bench.containers.connect_network("web", "other", None)
+    assert await networks() == {"other"}
+    await bench.containers.disconnect_network("web", "other")
+    await bench.containers.start("web")
+    (request,) = bench.networks.attached.values()
+    assert request.mode == "other"
+
+
 @pytest.mark.promise(
     "containers.list.b1",
     "containers.list.b2",

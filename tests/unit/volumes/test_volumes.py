@@ -11,9 +11,9 @@ import pytest
 
 from api.errors import Conflict, InvalidArgument, NotFound
 from api.types.volume import VolumeCreate
-from worker.engine.records import Records
+from worker.engine.records import Put, Records
 from worker.engine.volumes.options import MountPlan, check_options, mount_plan
-from worker.engine.volumes.store import VolumeStore
+from worker.engine.volumes.store import TABLE, VolumeRecord, VolumeStore
 
 
 class Heard:
@@ -127,7 +127,8 @@ async def test_records_outlive_the_daemon(records: Records, tmp_path: Path) -> N
 
 async def test_start_up_finishes_removals_and_leaves_unknown_data(records: Records, tmp_path: Path) -> None:
     (tmp_path / "volumes/.removing-1/_data").mkdir(parents=True)
-    (tmp_path / "volumes/unknown/_data").mkdir(parents=True)
+    (tmp_path / "volumes/empty/_data").mkdir(parents=True)
+    (tmp_path / "volumes/unknown/_data/file").mkdir(parents=True)
     store = VolumeStore(records, tmp_path, Heard())
     await store.start_up()
     assert [entry.name for entry in (tmp_path / "volumes").iterdir()] == ["unknown"]
@@ -203,3 +204,30 @@ async def test_events(records: Records, tmp_path: Path) -> None:
         ("volume", "unmount", "data"),
         ("volume", "destroy", "data"),
     ]
+
+
+async def test_reconcile_lets_go_of_what_a_crash_left_held(store: VolumeStore) -> None:
+    await store.create(VolumeCreate(name="data"))
+    anonymous = [(await store.ensure("", "", {}, {})).name for _ in range(3)]
+    for name, holder in (("data", "gone"), ("data", "there"), (anonymous[0], "gone"), (anonymous[1], "there")):
+        await store.hold(name, holder)
+    await store.reconcile({"there"}, ())
+    # The third had no holder: somebody kept it on purpose.
+    assert {each.name for each in (await store.list({})).volumes} == {"data", *anonymous[1:]}
+    await store.release("data", "there")
+    await store.remove("data")
+
+
+async def test_reconcile_unmounts_what_nobody_uses(records: Records, tmp_path: Path) -> None:
+    store = VolumeStore(records, tmp_path, Heard())
+    await store.start_up()
+    await store.create(VolumeCreate(name="data", driver_opts={"type": "none", "device": str(tmp_path), "o": "bind"}))
+    record = VolumeRecord(name="data", options={"type": "none", "device": "/", "o": "bind"}, mounted=("old", "runs"))
+    await records.write(Put(TABLE, "data", record))
+    await store.close()
+    store = VolumeStore(records, tmp_path, Heard())
+    await store.start_up()
+    await store.reconcile((), {"runs"})
+    with pytest.raises(Conflict, match=r"in use - \[runs\]"):
+        await store.remove("data")
+    await store.close()

@@ -134,7 +134,7 @@ def networks_of(record: ContainerRecord, sandbox: Sandbox | None) -> dict[str, E
     if sandbox is not None:
         return dict(sandbox.endpoints)
     mode = record.host_config.network_mode
-    if record.config.network_disabled or mode.startswith("container:"):
+    if record.config.network_disabled or record.on_no_network or mode.startswith("container:"):
         return {}
     name = "bridge" if mode == "default" else mode
     wished = {key if key != "default" else "bridge": value for key, value in record.endpoints.items()}

@@ -27,12 +27,16 @@ class Membership:
                                 "connected to any other network")  # fmt: skip
             if not container.running and network in networks_of(record, None):
                 raise Forbidden(f"endpoint with name {record.name} already exists in network {network}")
-            after = msgspec.structs.replace(record, endpoints={**record.endpoints, network: wish})
+            host = record.host_config
+            if record.on_no_network:  # the first it joins again is its main one
+                host = msgspec.structs.replace(host, network_mode=network)
+            endpoints = {**record.endpoints, network: wish}
+            after = msgspec.structs.replace(record, endpoints=endpoints, host_config=host, on_no_network=False)
             if container.running:
                 await self._kit.networks.connect(record.id, network, wish)
             else:
                 await self._kit.networks.check(self._starter.request(after, checking=True))
-            await self._kit.store.save(container, endpoints=after.endpoints)
+            await self._kit.store.save(container, endpoints=endpoints, host_config=host, on_no_network=False)
 
     async def disconnect(self, ref: str, network: str, *, force: bool) -> None:
         """Raises NotFound if it is not on that network."""
@@ -45,6 +49,8 @@ class Membership:
                 raise NotFound(f"container {record.id} is not connected to network {network}")
             rest = {name: wish for name, wish in record.endpoints.items() if name != network}
             host = record.host_config
-            if network == ("bridge" if host.network_mode == "default" else host.network_mode):
-                host = msgspec.structs.replace(host, network_mode=next(iter(rest), "none"))
-            await self._kit.store.save(container, endpoints=rest, host_config=host)
+            is_main = network == ("bridge" if host.network_mode == "default" else host.network_mode)
+            if is_main and rest:
+                host = msgspec.structs.replace(host, network_mode=next(iter(rest)))
+            on_none = is_main and not rest
+            await self._kit.store.save(container, endpoints=rest, host_config=host, on_no_network=on_none)

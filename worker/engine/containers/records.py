@@ -49,6 +49,8 @@ class ContainerRecord(Record, frozen=True, kw_only=True):
     host_config: HostConfig
     endpoints: dict[str, EndpointSettings] = {}
     """Wished settings by network name."""
+    on_no_network: bool = False
+    """Taken off its last network; the next start joins the one of its mode again."""
     path: str
     args: list[str] = []
     mounts: list[MountRecord] = []

@@ -48,6 +48,7 @@ class Restorer:
         await self._sweep_runtime({container.id for container in alive})
         await kit.networks.reconcile([container.id for container in alive])
         await self._sweep_disk()
+        await self._let_go()
         for container, process in adopted:
             await self._take_up(container, process)
         for container in kit.store.all():
@@ -93,6 +94,16 @@ class Restorer:
                 await self._rootfs.remove(name)
             elif container.record.status not in WITH_PROCESS:
                 await self._rootfs.unmount(container.id)
+
+    async def _let_go(self) -> None:
+        """Images and volumes held for containers that a crash kept from being."""
+        everyone = {container.id for container in self._kit.store.all()}
+        users = {container.id for container in self._kit.store.all() if container.record.status in WITH_PROCESS}
+        try:
+            await self._kit.volumes.reconcile(everyone, users)
+            await self._kit.images.reconcile(everyone)
+        except (ShoalError, OSError) as error:
+            log.error("what a crash left held stays held error=%s", error)
 
     async def _finish_removal(self, container: Container) -> None:
         try:

@@ -65,6 +65,7 @@ class Starter:
                     oom_killed=False,
                     started_ns=kit.clock.now_ns(),
                     finished_ns=container.record.finished_ns,
+                    on_no_network=False,
                     manually_stopped=False,
                     mounts=[mount.filled() for mount in container.record.mounts],
                 )

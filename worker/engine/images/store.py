@@ -11,7 +11,7 @@ import asyncio
 import logging
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -160,6 +160,15 @@ class ImageStore:
             self.index.drop_image(image_id)
             self._discard_config(image_id)
         await self.collect()
+
+    async def reconcile(self, holders: Collection[str]) -> None:
+        """See `parts.Images.reconcile`."""
+        stale = [
+            (image, holder) for image, some in self.index.holds.items() for holder in some if holder not in holders
+        ]
+        for image, holder in stale:
+            log.info("image let go image=%s holder=%s", image, holder[:12])
+            await self.release(image, holder)
 
     # --- ingestion ---
 

@@ -15,7 +15,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -49,6 +49,7 @@ class VolumeRecord(Record, kw_only=True, frozen=True):
     created_ns: int = 0
     holders: tuple[str, ...] = ()
     """Containers that refer to it, running or not."""
+    anonymous: bool = False
     mounted: tuple[str, ...] = ()
     """Containers that use the mount its options or its plugin made: kept, so that a new daemon does not take it from
     them."""
@@ -85,7 +86,8 @@ class VolumeStore:
         self._locks: dict[str, tuple[asyncio.Lock, int]] = {}
 
     async def start_up(self) -> None:
-        """Read the records; finish removals that a crash cut short. Data that no record names is never touched."""
+        """Read the records; finish removals that a crash cut short. Data that no record names is never touched; empty
+        directories are, which a creation left."""
         self._volumes = await self._records.all(TABLE, VolumeRecord)
         self._mounted = {name: set(record.mounted) for name, record in self._volumes.items() if record.mounted}
         await self._pool.run(self._sweep)
@@ -102,6 +104,8 @@ class VolumeStore:
                     log.warning("removal of a volume is left for later directory=%s error=%s", entry.name, error)
                 else:
                     log.info("removal of a volume finished directory=%s", entry.name)
+            elif entry.name not in self._volumes:
+                self._unmake_directory(entry.name)
 
     async def close(self) -> None:
         """Leaves mounts as they are: containers run on."""
@@ -126,6 +130,7 @@ class VolumeStore:
 
     async def ensure(self, name: str, driver: str, options: Mapping[str, str], labels: Mapping[str, str]) -> VolumeView:
         """See `parts.Volumes.ensure`. Raises Conflict when the volume exists with another driver."""
+        anonymous = not name
         name = name or hex_id()
         driver = LOCAL if driver == "default" else driver
         async with self._locked(name):
@@ -138,13 +143,27 @@ class VolumeStore:
                     )
                 return self._view(known, created=False)
             if driver in ("", LOCAL):
-                return self._view(await self._create_local(name, options, labels), created=True)
-            return await self._create_by_plugin(name, driver, options, labels)
+                check_name(name)
+                check_options(name, options)
+                record = self._new(name, LOCAL, options, labels, anonymous=anonymous)
+                return self._view(await self._create_local(record), created=True)
+            record = self._new(name, driver, options, labels, anonymous=anonymous)
+            return await self._create_by_plugin(record)
 
-    async def _create_local(self, name: str, options: Mapping[str, str], labels: Mapping[str, str]) -> VolumeRecord:
-        check_name(name)
-        check_options(name, options)
-        record = VolumeRecord(name=name, options=dict(options), labels=dict(labels), created_ns=self._clock.now_ns())
+    def _new(
+        self, name: str, driver: str, options: Mapping[str, str], labels: Mapping[str, str], *, anonymous: bool
+    ) -> VolumeRecord:
+        return VolumeRecord(
+            name=name,
+            driver=driver,
+            options=dict(options),
+            labels=dict(labels),
+            created_ns=self._clock.now_ns(),
+            anonymous=anonymous,
+        )
+
+    async def _create_local(self, record: VolumeRecord) -> VolumeRecord:
+        name = record.name
         await self._pool.run(self._make_directory, name)
         try:
             await self._records.write(Put(TABLE, name, record))
@@ -155,22 +174,17 @@ class VolumeStore:
         self._events.publish("volume", "create", name, {"driver": record.driver})
         return record
 
-    async def _create_by_plugin(
-        self, name: str, driver: str, options: Mapping[str, str], labels: Mapping[str, str]
-    ) -> VolumeView:
+    async def _create_by_plugin(self, record: VolumeRecord) -> VolumeView:
         """A volume that the plugin has already is taken as it is. One that is made here, with no record of it because
         the daemon went away, is such a one."""
+        name, driver = record.name, record.driver
         try:
             plugin = await self._driver(driver)
             known = await plugin.get(name)
             if known is None:
-                await plugin.create(name, options)
-            record = VolumeRecord(
-                name=name,
-                driver=driver,
-                options=dict(options),
-                labels=dict(labels),
-                created_ns=self._clock.now_ns(),
+                await plugin.create(name, record.options)
+            record = replace(
+                record,
                 scope=await plugin.scope(),
                 mountpoint=(known.mountpoint if known else None) or await plugin.path(name),
             )
@@ -300,6 +314,19 @@ class VolumeStore:
             if record is not None and holder in record.holders:
                 holders = tuple(other for other in record.holders if other != holder)
                 await self._save(replace(record, holders=holders))
+
+    async def reconcile(self, holders: Collection[str], users: Collection[str]) -> None:
+        """See `parts.Volumes.reconcile`."""
+        for record in list(self._volumes.values()):
+            for user in record.mounted:
+                if user not in users:
+                    await self.unmount(record.name, user)
+            stale = [holder for holder in record.holders if holder not in holders]
+            for holder in stale:
+                log.info("volume let go volume=%s holder=%s", record.name, holder[:12])
+                await self.release(record.name, holder)
+            if stale and record.anonymous and not self._volumes[record.name].holders:
+                await self.remove(record.name)
 
     async def _save(self, record: VolumeRecord) -> VolumeRecord:
         await self._records.write(Put(TABLE, record.name, record))
