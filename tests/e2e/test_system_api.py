@@ -16,7 +16,8 @@ from tests.e2e.fields import Kinds, assert_fields, promises
 TEXTS = """
     Architecture ClusterStore CgroupDriver DockerRootDir Driver HttpProxy HttpsProxy ID IndexServerAddress InitPath
     InitSha1 KernelVersion Name NoProxy OSType OperatingSystem ServerVersion SystemTime Labels[] SecurityOptions[]
-    DriverStatus[][] Plugins.Volume[] Plugins.Network[] RegistryConfig.InsecureRegistryCIDRs[] RegistryConfig.IndexConfigs.<index>.Name
+    DriverStatus[][] Plugins.Volume[] Plugins.Network[] RegistryConfig.InsecureRegistryCIDRs[]
+    RegistryConfig.IndexConfigs.<index>.Name
 """
 NUMBERS = """
     Containers ContainersRunning ContainersStopped ContainersPaused Images MemTotal NCPU NEventsListener NFd NGoroutines
