@@ -139,7 +139,8 @@ class ServiceSpec(Spec, frozen=True, kw_only=True):
     task_template: TaskSpec = TaskSpec()
     mode: ServiceMode = ServiceMode()
     update_config: UpdateConfig | None = None
-    networks: list[NetworkAttachmentConfig] = []
+    networks: list[NetworkAttachmentConfig | str] = []
+    """The older place, by the document's text names or ids; stored in the task template."""
     endpoint_spec: EndpointSpec | None = None
 
 

@@ -155,7 +155,7 @@ def wanted_networks(service: Service, ingress_id: str) -> dict[str, NetworkAttac
     endpoint = service.spec.endpoint_spec
     if endpoint is not None and endpoint.ports and ingress_id:
         wanted[ingress_id] = NetworkAttachmentConfig(target=ingress_id)
-    for attachment in (*service.spec.task_template.networks, *service.spec.networks):
+    for attachment in service.spec.task_template.networks:
         wanted.setdefault(attachment.target, attachment)
     return wanted
 

@@ -14,7 +14,7 @@ from api.errors import Conflict, Forbidden, InvalidArgument, NotFound, NotSuppor
 from api.types.objects import Service, SwarmNetwork, Task, TaskState
 from api.types.swarm import NetworkAttachmentConfig, NetworkSpec, ServiceSpec
 from api.wire.ipam import make_subnet
-from manager.controlapi.validate import PREDEFINED_NETWORKS
+from manager.controlapi.validate import PREDEFINED_NETWORKS, attachments
 from manager.store.view import View
 
 OVERLAY = "overlay"
@@ -109,7 +109,7 @@ def with_networks(view: View, spec: ServiceSpec) -> ServiceSpec:
     """The spec with its networks by id, all of them in the task template: the older place, beside it, means the same,
     and what tasks are made from should be in one place. Raises NotFound, Forbidden, InvalidArgument."""
     found: dict[str, NetworkAttachmentConfig] = {}
-    for attachment in (*spec.task_template.networks, *spec.networks):
+    for attachment in attachments(spec):
         network = find_network(view, attachment.target)
         if network.spec.ingress:
             raise InvalidArgument(f'Service cannot be explicitly attached to the ingress network "{network.spec.name}"')

@@ -14,6 +14,7 @@ from api.types.swarm import (
     ContainerSpec,
     EndpointSpec,
     Mount,
+    NetworkAttachmentConfig,
     NodeSpec,
     Placement,
     ReplicatedService,
@@ -213,13 +214,19 @@ def _resources(field: str, resources: Resources | None) -> None:
 
 def _networks(spec: ServiceSpec) -> None:
     """What can be said of the names alone; `networks.with_networks` finds them."""
-    for attachment in [*spec.networks, *spec.task_template.networks]:
+    for attachment in attachments(spec):
         if attachment.target in PREDEFINED_NETWORKS:
             raise Forbidden(f"network {attachment.target} is not eligible for docker services")
         if attachment.target == "ingress":
             raise InvalidArgument('Service cannot be explicitly attached to the ingress network "ingress"')
         if not attachment.target:
             raise InvalidArgument("Networks: a network's name or id is needed")
+
+
+def attachments(spec: ServiceSpec) -> list[NetworkAttachmentConfig]:
+    """The networks that a spec names, in either place."""
+    older = [NetworkAttachmentConfig(target=each) if isinstance(each, str) else each for each in spec.networks]
+    return [*spec.task_template.networks, *older]
 
 
 def _endpoint(endpoint: EndpointSpec | None) -> None:

@@ -295,7 +295,9 @@ HEALTHY = {"DesiredIndex": 0, "AppliedIndex": 0, "Lag": 0, "Repairs": [], "Failu
 def _client_on(lab: Lab, host: str) -> str:
     """A client that runs on the host, as soon as there is one."""
     label = "label=com.docker.swarm.service.name=cli"
-    found = until(lambda: cli(lab, host).ok("ps", "-q", "--filter", label), timeout_s=30, what=f"a client on {host}")
+    found = until(
+        lambda: cli(lab, host).ok("ps", "-q", "--filter", label) or None, timeout_s=30, what=f"a client on {host}"
+    )
     return found.partition("\n")[0]
 
 
