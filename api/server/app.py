@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 LINE_BYTES_MAX = 64 * 1024
 """Request line and one header; `filters` can be long."""
 
+LINGER_S = 1.0
+"""How long the rest of a body is read that nobody wanted, so that its sender gets to see the answer."""
+
 _VARIABLE = re.compile(r"\{(\w+)(?::([^}]+))?\}")
 _NO_ROUTE = SystemRoute(web.HTTPNotFound())
 
@@ -86,6 +89,7 @@ class App:
                 auto_decompress=False,
                 max_line_size=LINE_BYTES_MAX,
                 max_field_size=LINE_BYTES_MAX,
+                lingering_time=LINGER_S,
             )
         return self._server
 

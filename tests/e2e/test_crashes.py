@@ -160,6 +160,7 @@ def settled(lab: Lab, docker: Docker) -> None:
         assert differences(lab, docker) == []
 
 
+@pytest.mark.timeout(60 + 20 * ROUNDS)
 def test_crashes_at_any_moment(crashing: Lab) -> None:
     docker = Docker(crashing.socket("m1"))
     users = [User(number, docker, random.Random(SEED * 1000 + number)) for number in range(USERS)]
