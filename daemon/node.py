@@ -32,6 +32,7 @@ from worker.exec.controller import TaskEngine
 
 log = logging.getLogger(__name__)
 
+PROMOTION_RETRY_S = 3.0
 START_S = 60.0
 """A manager that starts must know the swarm after this long."""
 
@@ -75,6 +76,7 @@ class SwarmMember:
         self._role_lock = asyncio.Lock()
         self.manager: Manager | None = None
         self._manager_task: asyncio.Task[None] | None = None
+        self._promotion: asyncio.Task[None] | None = None
         seeds = [*([state.advertise_addr] if identity.role == "manager" else []), *state.remote_managers]
         rng = random.Random(secrets.randbits(128))
         self.agent = Agent(
@@ -150,14 +152,31 @@ class SwarmMember:
             self.manager.set_identity(identity)
         async with self._role_lock:
             if identity.role == "manager" and self.manager is None:
-                try:
-                    await self._start_manager(None)
-                except ShoalError as error:
-                    log.error("promotion failed error=%s", error)
-                    self.error = error.message
+                if not await self._try_to_be_manager() and self._promotion is None:
+                    self._promotion = self._owner.spawn(self._keep_trying(), name="promotion")
             elif identity.role != "manager":
                 await self._stop_manager()
         self.agent.reconnect()
+
+    async def _try_to_be_manager(self) -> bool:
+        try:
+            await self._start_manager(None)
+        except ShoalError as error:
+            log.error("promotion failed error=%s", error)
+            self.error = error.message
+            return False
+        return True
+
+    async def _keep_trying(self) -> None:
+        """A promotion that failed (no leader, another one under way) is tried again until it succeeds or is undone."""
+        try:
+            while True:
+                await asyncio.sleep(PROMOTION_RETRY_S)
+                async with self._role_lock:
+                    if self.identity.role != "manager" or self.manager is not None or await self._try_to_be_manager():
+                        return
+        finally:
+            self._promotion = None
 
     # --- the manager --------------------------------------------------------------------------------------------
 

@@ -21,12 +21,13 @@ from manager import operations as ops
 from manager.roles import role_now
 from manager.store.store import Batch, Store
 from manager.store.transitions import Component
-from raft.errors import NotLeader
+from raft.errors import LeadershipLost, NotLeader
 from raft.node import RaftNode
 
 log = logging.getLogger(__name__)
 
 KEEP_S = 1.0
+TURNS, TURN_S = 50, 0.1
 
 
 def new_raft_id() -> int:
@@ -132,7 +133,7 @@ class Membership:
             if node.manager_status is not None and node.manager_status.raft_id:
                 await self.remove(node.manager_status.raft_id)
             await self._set_manager_status(operation.node_id, ManagerStatus(raft_id=raft_id, addr=operation.addr))
-            await self._raft.add_learner(raft_id, operation.addr)
+            await self._add_learner(raft_id, operation.addr)
         log.info("manager joins node=%s raft_id=%x addr=%s", operation.node_id, raft_id, operation.addr)
         return RaftJoinResponse(raft_id=raft_id, peers=self._peers())
 
@@ -169,6 +170,19 @@ class Membership:
         }
 
     # --- steps --------------------------------------------------------------------------------------------------
+
+    async def _add_learner(self, raft_id: int, addr: str) -> None:
+        """Raft makes one change at a time: while two nodes join, the later one waits its turn."""
+        for _ in range(TURNS):
+            try:
+                await self._raft.add_learner(raft_id, addr)
+                return
+            except (NotLeader, LeadershipLost):
+                raise
+            except errors.Unavailable as error:
+                log.info("a join waits raft_id=%x reason=%s", raft_id, error)
+            await asyncio.sleep(TURN_S)
+        await self._raft.add_learner(raft_id, addr)
 
     async def _demote(self, node: Node, status: ManagerStatus) -> None:
         """Raft first: only then is the node told, and stops (manager/roles.py)."""
