@@ -46,3 +46,48 @@ print(answer.status, file=sys.stderr)
 print(data.rstrip("\n"))
 END
 }
+
+# dockerfile LINE...: make c/Dockerfile of these lines, on busybox and with a label of the scenario (so that no other
+# scenario's steps are in its cache) unless they begin with FROM, ARG or a comment.
+dockerfile() {
+    mkdir -p c
+    case "$1" in
+        FROM* | ARG* | \#*) printf '%s\n' "$@" ;;
+        *) printf '%s\n' "FROM busybox" "LABEL scenario=$N" "$@" ;;
+    esac >c/Dockerfile
+}
+
+# build ARG...: docker build of c, without what it says of the containers of steps (we make fewer).
+build() {
+    local code
+    DOCKER_BUILDKIT=0 docker build "$@" c 2>build.err | grep -v -e ' ---> Running in' -e '^Removing intermediate' \
+        -e '^Sending build context'
+    code=${PIPESTATUS[0]}
+    grep -v -e DEPRECATED -e 'BuildKit is currently' -e environment-variable -e '^$' build.err >&2
+    return "$code"
+}
+
+# made IMAGE: its configuration, history and the content of its layers but the lowest, as JSON.
+made() {
+    docker save "$1" -o made.tar && python3 -I - made.tar "$@" <<'END'
+import hashlib, io, json, sys, tarfile
+
+with tarfile.open(sys.argv[1]) as archive:
+    (entry,) = json.load(archive.extractfile("manifest.json"))
+    document = json.load(archive.extractfile(entry["Config"]))
+    layers = []
+    for name in entry["Layers"][1:]:
+        with tarfile.open(fileobj=io.BytesIO(archive.extractfile(name).read())) as layer:
+            found = {}
+            for member in layer:
+                data = layer.extractfile(member) if member.isfile() or member.islnk() else None
+                text = hashlib.sha256(data.read()).hexdigest()[:8] + "#" if data else member.linkname
+                kind = "file" if data else {b"5": "dir", b"2": "link"}.get(member.type, member.type.decode())
+                marks = ".wh." in member.name
+                found[member.name.rstrip("/")] = "mark" if marks else f"{kind} {member.mode & 0o7777:o} {member.uid}:{member.gid} {text}"
+            layers.append(found)
+config = {key: value for key, value in document["config"].items() if value and key not in ("Image", "Hostname")}
+history = [[item.get("created_by"), item.get("comment"), item.get("author"), bool(item.get("empty_layer"))] for item in document["history"]]
+print(json.dumps({"config": config, "author": document.get("author") or "", "os": document["os"], "history": history, "layers": layers}))
+END
+}

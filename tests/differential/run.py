@@ -106,6 +106,9 @@ def sweep(docker: Docker, tag: str) -> None:
     for row in _listed(docker, f"/volumes?filters={_quoted(name)}"):
         if row["Name"].startswith(tag):
             docker.http("DELETE", f"/v1.24/volumes/{row['Name']}?force=1")
+    for row in _listed(docker, f"/images/json?filter={tag}*"):
+        for name in row["RepoTags"] or ():
+            docker.http("DELETE", f"/v1.24/images/{name}?force=1")
 
 
 def _listed(docker: Docker, path: str) -> list[dict[str, Any]]:

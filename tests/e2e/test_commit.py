@@ -68,7 +68,7 @@ def test_changes(docker: Docker, container: str) -> None:
     assert (config["Labels"], config["User"], config["WorkingDir"]) == ({"k": "v"}, "nobody", "/tmp")
     assert (config["Volumes"], config["OnBuild"]) == ({"/data": {}}, ["RUN true"])
     assert config["StopSignal"] == "SIGUSR1"
-    assert commit(docker, "container=source&changes=RUN+x").message == "RUN is not a valid change command"
+    assert commit(docker, "container=source&changes=RUN+x").message == "run is not a valid change command"
     assert commit(docker, "container=source&repo=UPPER").status == 400
     docker.ok("rmi", "changed")
 

@@ -215,7 +215,8 @@ class TestImages:
          ("DELETE", "/images/a/b"), ("GET", "/images/a/b/get")],
     )  # fmt: skip
     async def test_unknown(self, client: Client, method: str, path: str) -> None:
-        assert await client.ask(method, path) == (404, {"message": "No such image: a/b:latest"})
+        name = "a/b" if path.endswith("/get") else "a/b:latest"
+        assert await client.ask(method, path) == (404, {"message": f"No such image: {name}"})
 
     @pytest.mark.promise("images.history.status.200", "images.history.response.[].Id",
                          "images.history.response.[].Created", "images.history.response.[].CreatedBy",

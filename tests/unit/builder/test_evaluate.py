@@ -100,7 +100,7 @@ def test_changes_are_a_choice_of_instructions() -> None:
         "Cmd": ["/bin/sh", "-c", "x"],
     }
     assert apply_changes({"Env": None}, [" "]) == {"Env": None}
-    with pytest.raises(InvalidArgument, match="COPY is not a valid change command"):
+    with pytest.raises(InvalidArgument, match="copy is not a valid change command"):
         apply_changes({}, ["COPY a b"])
 
 

@@ -18,10 +18,14 @@ def apply_changes(config: Config, changes: Sequence[str]) -> Config:
     """`config` with the instructions applied, in order. Raises InvalidArgument naming the instruction."""
     if not any(change.strip() for change in changes):
         return dict(config)
+    for change in changes:
+        name = change.split(maxsplit=1)[0] if change.strip() else ""
+        if name and name.upper() not in ALLOWED:
+            raise InvalidArgument(f"{name.lower()} is not a valid change command")
     instructions = parse("\n".join(changes)).instructions
     for instruction in instructions:
-        if instruction.name not in ALLOWED:
-            raise InvalidArgument(f"{instruction.name} is not a valid change command")
+        if instruction.name not in ALLOWED:  # of a second line
+            raise InvalidArgument(f"{instruction.name.lower()} is not a valid change command")
     state = State(dict(config), BuildArguments({}))
     for instruction in instructions:
         state.config, _words = evaluate(instruction, state)

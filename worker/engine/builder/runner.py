@@ -119,12 +119,15 @@ class Runner:
         )
         container = (await self._containers.create(None, body)).id
         keep = False
+        removing = {"stream": f"Removing intermediate container {short_id(container)}\n"}
         try:
             report({"stream": f" ---> Running in {short_id(container)}\n"})
             code = await self._attached(container, report)
             if code:
                 keep = not options.force_remove
                 words = " ".join(command)
+                if not keep:
+                    report(removing)
                 raise CommandFailed(f"The command '{words}' returned a non-zero code: {code}", code)
             yield container, self._containers.upper(container)
             keep = not (options.remove or options.force_remove)
@@ -133,7 +136,7 @@ class Runner:
                 with contextlib.suppress(NotFound):
                     await self._containers.remove(container, force=True, volumes=True)
         if not keep:
-            report({"stream": f"Removing intermediate container {short_id(container)}\n"})
+            report(removing)
 
     async def _attached(self, container: str, report: Report) -> int:
         session = await self._containers.attach(container, AttachOptions(stream=True, stdout=True, stderr=True))

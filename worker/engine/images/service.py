@@ -285,7 +285,10 @@ class ImageService:
                 for one in tags:
                     chosen.setdefault(index.references[str(one)], []).append(one)
             else:
-                chosen.setdefault(index.get(text), [])
+                image = index.find(text)
+                if image is None:
+                    raise NotFound(f"No such image: {text}")
+                chosen.setdefault(image, [])
         return chosen
 
 

@@ -92,7 +92,7 @@ def _dangling_filter(filters: Mapping[str, Sequence[str]]) -> bool | None:
         return True
     if all(value in ("false", "0") for value in values):
         return False
-    raise InvalidArgument(f"Invalid filter 'dangling={list(filters['dangling'])}'")
+    raise InvalidArgument(f"Invalid filter 'dangling=[{' '.join(filters['dangling'])}]'")
 
 
 def list_images(index: Index, filters: Mapping[str, Sequence[str]], *, every: bool, name: str) -> list[ImageSummary]:
@@ -180,7 +180,10 @@ def inspect_image(index: Index, text: str, path_of: Callable[[str], Path]) -> Im
 
 
 def image_history(index: Index, text: str) -> list[ImageHistoryItem]:
-    """ "Get the history of an image", the newest first. Only the image itself has an id here. Raises NotFound."""
+    """ "Get the history of an image", the newest first. The steps that made an image of this host have its id.
+
+    Raises NotFound.
+    """
     image = index.get(text)
     record, config = index.images[image], index.configs[image]
     sizes = iter([index.layers[chain].size for chain in record.chains])
@@ -199,7 +202,11 @@ def image_history(index: Index, text: str) -> list[ImageHistoryItem]:
     for size in sizes:  # layers the configuration has no history of
         items.append(ImageHistoryItem(id="<missing>", created=0, created_by="", tags=None, size=size, comment=""))
     items.reverse()
-    if items:
-        items[0].id = image
-        items[0].tags = [one.familiar() for one in index.references_of(image) if one.tag] or None
+    for item in items:
+        item.id = image
+        item.tags = [one.familiar() for one in index.references_of(image) if one.tag] or None
+        parent = index.images.get(index.images[image].parent)
+        if parent is None or parent.removed:
+            break
+        image = parent.id
     return items
