@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 
 import pytest
@@ -18,11 +19,13 @@ from api.types.dataplane import (
 )
 from api.types.endpoint import EndpointIPAMConfig, EndpointSettings
 from worker.engine.networks import balancing, planning, vxlan
+from worker.engine.networks.conntrack import forget_backends
 from worker.engine.networks.guard import kinds
-from worker.engine.networks.mesh import gate_targets, host_targets
-from worker.engine.networks.nft import Context
+from worker.engine.networks.mesh import gate_targets, host_targets, udp_gone
+from worker.engine.networks.nft import Context, apply_here
 from worker.engine.networks.overlays import record_of
 from worker.engine.networks.overlaystate import OverlayState, changed_backends
+from worker.engine.networks.rtnl import RouteSocket
 from worker.engine.syscalls import netns
 
 HERE, THERE = "192.168.0.1", "192.168.0.2"
@@ -222,3 +225,36 @@ def test_netlink_messages_are_told_apart_and_broken_ones_end_the_search() -> Non
     assert list(kinds(message(10 << 8 | 2) + message(10 << 8 | 15))) == [(10, 2), (10, 15)]
     assert list(kinds(message(10 << 8 | 2, length=3))) == []
     assert list(kinds(b"short")) == []
+
+
+@pytest.mark.root
+def test_udp_flows_to_a_backend_that_left_are_forgotten_and_no_others() -> None:
+    def inside() -> tuple[list[bytes], int, int]:
+        with RouteSocket() as route:
+            route.up(1)
+            for last in (2, 3, 4):
+                route.add_address(1, f"10.5.0.{last}", 32)
+        old, new, client = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(3))
+        with old, new, client:
+            for each, address in ((old, "10.5.0.3"), (new, "10.5.0.4")):
+                each.bind((address, 99))
+                each.settimeout(2)
+            before, after = {"10.5.0.2": ("10.5.0.3",)}, {"10.5.0.2": ("10.5.0.4",)}
+            apply_here(balancing.whole_client(before))
+            client.connect(("10.5.0.2", 99))
+            client.send(b"first")
+            seen = [old.recv(9)]
+            apply_here(balancing.change_client(before, after))
+            others = forget_backends({"10.5.0.4"})
+            forgotten = forget_backends({"10.5.0.3"})
+            client.send(b"second")
+            return [*seen, new.recv(9)], others, forgotten
+
+    assert netns.in_new(inside) == ([b"first", b"second"], 0, 1)
+
+
+def test_only_udp_ports_have_flows_to_forget() -> None:
+    before = {("udp", 53): [("10.0.0.1", 53), ("10.0.0.2", 53)], ("tcp", 80): [("10.0.0.3", 80)]}
+    assert udp_gone(before, {("udp", 53): [("10.0.0.2", 53)]}) == {"10.0.0.1"}
+    assert udp_gone(before, {}) == {"10.0.0.1", "10.0.0.2"}
+    assert udp_gone({}, before) == set()

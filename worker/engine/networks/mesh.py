@@ -21,6 +21,7 @@ from base.offload import Pool
 from worker.engine.networks import balancing
 from worker.engine.networks import records as r
 from worker.engine.networks.balancing import Publications, Target
+from worker.engine.networks.conntrack import forget_backends
 from worker.engine.networks.links import sysctl
 from worker.engine.networks.nft import Context, Nft, apply_here
 from worker.engine.networks.overlaystate import OverlayState, serving
@@ -70,6 +71,17 @@ def host_targets(
                 targets = [(gate, port.published)]
             found[port.protocol, port.published] = targets
     return found
+
+
+def udp_gone(before: Publications, after: Publications) -> set[str]:
+    """Addresses that some UDP port does not lead to any more."""
+    return {
+        address
+        for (protocol, port), targets in before.items()
+        if protocol == "udp"
+        for address, number in targets
+        if (address, number) not in after.get((protocol, port), ())
+    }
 
 
 class Mesh:
@@ -129,13 +141,17 @@ class Mesh:
         gate = await self._stand_up(ingress, services)
         gates = gate_targets(services)
         if gate is not None and gates != self._gate:
-            await self._pool.run(_apply_in, Path(gate.netns), balancing.whole_gate(gates, OUTWARD))
+            gone = udp_gone(self._gate or {}, gates)
+            await self._pool.run(_apply_in, Path(gate.netns), balancing.whole_gate(gates, OUTWARD), gone)
             self._gate = gates
         wanted = host_targets(services, self._local(), _on_gateway(gate) if gate is not None else "")
         self._hold(set(wanted))
         if wanted != self._host:
+            gone = udp_gone(self._host or {}, wanted)
             await self._nft.run(balancing.whole_mesh(self.table, wanted))
             self._host = wanted
+            if gone:
+                await self._pool.run(forget_backends, gone)
 
     async def _take_away(self) -> None:
         self._hold(set())
@@ -223,8 +239,13 @@ def _on_gateway(sandbox: SandboxRecord) -> str:
     return next((made.address for made in sandbox.endpoints if made.network_name == r.GATEWAY_NETWORK), "")
 
 
-def _apply_in(namespace: Path, commands: str) -> None:
-    netns.call(namespace, lambda: apply_here(commands))
+def _apply_in(namespace: Path, commands: str, gone: Collection[str]) -> None:
+    def work() -> None:
+        apply_here(commands)
+        if gone:
+            forget_backends(gone)
+
+    netns.call(namespace, work)
 
 
 def _listed_in(namespace: Path, table: str) -> list[str]:

@@ -23,6 +23,7 @@ from base.offload import Pool
 from worker.engine.networks import balancing, planning, vxlan
 from worker.engine.networks import records as r
 from worker.engine.networks.catalog import Catalog
+from worker.engine.networks.conntrack import forget_backends
 from worker.engine.networks.nft import Context, apply_here
 from worker.engine.networks.overlaystate import Effect, OverlayState, changed_backends
 from worker.engine.networks.records import NetworkRecord, SandboxRecord
@@ -161,8 +162,9 @@ class Overlays:
         commands = balancing.change_client(held, after)
         if not commands:
             return
+        gone = {address for vip, had in before.items() for address in had if address not in after.get(vip, ())}
         try:
-            await self._run(_apply_in, Path(sandbox.netns), commands)
+            await self._run(_apply_in, Path(sandbox.netns), commands, gone)
         except Internal as error:
             log.warning("balancing is not as we left it, written anew error=%s", error)
             await self._write_client(sandbox)
@@ -370,8 +372,15 @@ def record_of(overlay: Overlay) -> NetworkRecord:
     )
 
 
-def _apply_in(namespace: Path, commands: str) -> None:
-    netns.call(namespace, lambda: apply_here(commands))
+def _apply_in(namespace: Path, commands: str, gone: Collection[str] = ()) -> None:
+    """Run nft commands in a namespace, then forget the UDP flows to backends that are gone."""
+
+    def work() -> None:
+        apply_here(commands)
+        if gone:
+            forget_backends(gone)
+
+    netns.call(namespace, work)
 
 
 def _client_is(namespace: Path, wanted: Backends) -> bool:
