@@ -46,6 +46,8 @@ class Connection(RequestHandler):
     def data_received(self, data: bytes) -> None:
         if self.taking_over:
             self._while_taking_over(data)
+        elif self._upgraded:  # a websocket from here on
+            super().data_received(data)
         elif self._head or (self.between_requests and data):
             self._head += data
             if head.complete(self._head):

@@ -63,7 +63,8 @@ class ExecSession:
         try:
             if await pump(self._stream, connection, self._wiring):
                 self._execs.publish(self._item, "exec_detach")
-            await self._execs.settled(self._item)
+            else:
+                await self._execs.settled(self._item)
             await connection.write_eof()
         except ConnectionResetError:
             pass
