@@ -28,6 +28,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(400))
 
 
+_STALE = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture(scope="session")
+def stale(request: pytest.FixtureRequest) -> list[str]:
+    """Known differences that did not show; told at the end of the run."""
+    return request.config.stash.setdefault(_STALE, [])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if lines := config.stash.get(_STALE, []):
+        terminalreporter.section("known differences that no longer show: take them out of the scenarios")
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
 @pytest.fixture(scope="session")
 def played(request: pytest.FixtureRequest) -> Iterator[tuple[Played, Played]]:
     """What each scenario that was collected came to on dockerd and on shoald, by the scenario's id."""

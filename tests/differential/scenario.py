@@ -31,7 +31,7 @@ class Kind(enum.Enum):
     """What is known of a difference, by the mark of its line."""
 
     MEANT = "~"
-    """Meant; a scenario in which it no longer shows fails, so that the list stays true."""
+    """Meant; that it no longer shows is reported, so that the list stays true."""
     CHANCE = "~?"
     """Meant, and shows in some runs only."""
     OPEN = "!"
@@ -55,7 +55,11 @@ class Known:
 
 @dataclass(frozen=True)
 class Scenario:
-    """One script. `alone`: it looks at the whole engine (all containers, prune), so nothing else may run beside it."""
+    """One script.
+
+    `tag` is never part of an identity in hexadecimal. `alone`: it looks at the whole engine (all containers, prune), so
+    nothing else may run beside it.
+    """
 
     name: str
     group: str
@@ -93,7 +97,7 @@ def load(directory: Path = DIRECTORY) -> list[Scenario]:
                 Scenario(
                     name=draft.name,
                     group=path.stem,
-                    tag=f"d{len(found):03}",
+                    tag=f"x{len(found):03}",
                     steps=tuple(draft.steps),
                     known=tuple(draft.known),
                     promises=tuple(draft.promises),
