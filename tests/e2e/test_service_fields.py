@@ -11,7 +11,10 @@ import pytest
 
 from lab import swarm
 from lab.lab import Lab, running
+from tests.conformance.promises import all_promises
+from tests.e2e.client import fetch
 from tests.e2e.conftest import RUN
+from tests.e2e.fields import assert_fields, promises
 from tests.e2e.services import NS, Json, Swarm, login, private_registry, seconds, spec
 
 MIB = 2**20
@@ -418,6 +421,86 @@ def test_filters(one: Swarm) -> None:
     assert one.get("/tasks", **{"desired-state": ["accepted"]}) == []
     assert one.call("GET", "/services?filters=nonsense").status == 400
     assert one.call("GET", '/tasks?filters={"wonder":["x"]}'.replace('"', "%22")).status == 400
+
+
+ENDPOINT = named("EndpointSpec", "EndpointSpec.Mode", "EndpointSpec.Ports",
+                 *(f"EndpointSpec.Ports.{field}" for field in ("Protocol", "PublishedPort", "TargetPort")))  # fmt: skip
+ANY = (str, int, dict, list)
+ATTACHED = {
+    each.removeprefix("tasks.inspect.response."): ANY
+    for each in all_promises()
+    if each.startswith("tasks.inspect.response.NetworksAttachments")
+}
+VIRTUAL = ("Endpoint.VirtualIPs[]", "Endpoint.VirtualIPs[].NetworkID", "Endpoint.VirtualIPs[].Addr")
+
+
+LABELLED = {
+    by: {
+        "Driver": "overlay",
+        "Labels": {"made": "here"},
+        "IPAM": {"Driver": "default", "Config": [{"Subnet": f"{net}.0/24", "Gateway": f"{net}.9"}]},
+    }
+    for by, net in (("create", "10.77.1"), ("update", "10.77.2"))
+}
+
+
+@pytest.mark.promise(
+    *ENDPOINT, *named("Networks"), "services.create.body.TaskTemplate.Networks",
+    "services.create.body.TaskTemplate.Networks.Target", "services.create.b18", "services.update.b18",
+    "services.create.b19", "services.update.b19", "services.create.b20", "services.update.b20",
+    "services.list.b6", *(f"services.list.response.[].{path}" for path in VIRTUAL),
+    *(f"services.inspect.response.{path}" for path in VIRTUAL), *promises("tasks.inspect", ATTACHED),
+    *promises("tasks.list", {f"[].{path}": ANY for path in ATTACHED}),
+)  # fmt: skip
+@pytest.mark.parametrize("by", ["create", "update"])
+def test_endpoints_and_networks(one: Swarm, by: str) -> None:
+    answer = one.call("POST", "/networks/create", LABELLED[by] | {"Name": f"over-{by}"})
+    assert answer.status == 201, answer.body
+    network, other = answer.value["Id"], f"other-{by}"
+    assert one.call("POST", "/networks/create", {"Name": other, "Driver": "overlay"}).status == 201
+    web = ("httpd", "-f", "-h", "/etc")
+    ports = [{"Protocol": "tcp", "TargetPort": 80, "PublishedPort": 8088}, {"Protocol": "udp", "TargetPort": 53}]
+    published = spec("web", *web, EndpointSpec={"Mode": "vip", "Ports": ports}, Networks=[network])
+    client = spec("client", task={"Networks": [{"Target": f"over-{by}"}]}, Networks=[other])
+    robin = spec("robin", EndpointSpec={"Mode": "dnsrr"}, Networks=[f"over-{by}"])
+    if by == "create":
+        for each in (published, client, robin):
+            one.create(each)
+    else:
+        for each in (spec("web", *web), spec("client"), spec("robin")):
+            one.create(each)
+            one.running(each["Name"])
+        for each in (published, client, robin):
+            one.update(each["Name"], each)
+        one.until(lambda: all(one.service(name).get("UpdateStatus", {}).get("State") == "completed"
+                              for name in ("web", "client", "robin")), "web", "the updates")  # fmt: skip
+    (server,), (asker,), _ = (one.running(name) for name in ("web", "client", "robin"))
+    endpoint = one.service("web")["Endpoint"]
+    assert endpoint["Spec"] == {"Mode": "vip", "Ports": ports}
+    tcp, udp = endpoint["Ports"]
+    assert (tcp["Protocol"], tcp["TargetPort"], tcp["PublishedPort"]) == ("tcp", 80, 8088)
+    assert (udp["Protocol"], udp["TargetPort"], 30_000 <= udp["PublishedPort"] <= 32_767) == ("udp", 53, True)
+    virtual = {vip["NetworkID"]: vip["Addr"] for vip in endpoint["VirtualIPs"]}
+    assert network in virtual
+    address, _, prefix = virtual[network].partition("/")
+    assert int(prefix) == 24
+    (listed,) = one.get("/services", name=["web"])
+    assert listed["Endpoint"] == endpoint
+    assert "VirtualIPs" not in one.service("robin")["Endpoint"]
+    assert one.service("robin")["Endpoint"]["Spec"]["Mode"] == "dnsrr"
+    one.until(lambda: fetch(one.lab, "m1", "http://127.0.0.1:8088/passwd").startswith("root:"), "web", "the port")
+    one.until(lambda: address in one.inside(asker, "nslookup", "web"), "client", "the service's name")
+    attached = {each["Network"]["ID"] for each in asker["NetworksAttachments"]}
+    assert len(attached) == 2, "by the template and by the older place"
+    assert network in attached
+    assert_fields(server, ATTACHED)
+    assert one.get(f"/tasks/{server['ID']}") == server
+    for wrong in ({"Mode": "dnsrr", "Ports": ports}, {"Mode": "magic"}):
+        assert one.call("POST", "/services/create", spec("bad", EndpointSpec=wrong)).status == 400
+        version = one.service("web")["Version"]["Index"]
+        assert (
+            one.call("POST", f"/services/web/update?version={version}", spec("web", EndpointSpec=wrong)).status == 400
+        )
 
 
 def test_a_command_that_is_not_there(one: Swarm) -> None:

@@ -19,7 +19,7 @@ from api.types.dispatch import ManagerPeer, SessionMessage
 from api.types.objects import NodeDescription, TaskStatus
 from base.clock import Clock
 from base.logs import add_context
-from worker.agent.managers import backoff_s, choose, leader_hint
+from worker.agent.managers import backoff_s, choose, dismissed, leader_hint
 from worker.agent.session import Session
 from worker.agent.storage import AgentStorage
 from worker.agent.tasks import TaskManager
@@ -115,6 +115,8 @@ class Agent:
             hint = named if named != addr and not hint else ""
             failed = addr
             failures += 1
+            if error is not None and dismissed(error):
+                await self._tasks.retire_all()
             if error is not None:
                 # Once for each new reason: a node that is cut off for hours should not fill its log.
                 level = logging.INFO if error.message != told else logging.DEBUG

@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Sequence
 
+from api.errors import Forbidden, ShoalError
 from worker.agent.limits import BACKOFF_FIRST_S, BACKOFF_MAX_S
 
 _LEADER = re.compile(r"leader\b[^\n]*?(\[[0-9a-fA-F:]+\]:\d{1,5}|[A-Za-z0-9][A-Za-z0-9.-]*:\d{1,5})")
@@ -15,6 +16,11 @@ def leader_hint(message: str) -> str:
     """The `host:port` of the leader that a follower's refusal names; empty if it names none."""
     match = _LEADER.search(message)
     return match.group(1) if match else ""
+
+
+def dismissed(error: ShoalError) -> bool:
+    """Whether a manager says that this node was removed from the swarm: its tasks run elsewhere, or nowhere."""
+    return isinstance(error, Forbidden) and error.message.endswith(" was removed from the swarm")
 
 
 def choose(known: Sequence[str], seeds: Sequence[str], failed: str, rng: random.Random) -> str:

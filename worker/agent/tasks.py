@@ -75,6 +75,14 @@ class TaskManager:
         self._index, self._index_at = max(self._index, message.index), self._clock.monotonic()
         return networks
 
+    async def retire_all(self) -> None:
+        """The node is none of the swarm's any more: stop and remove every task. Durable on return."""
+        changed = {task_id: replace(item, retired=True) for task_id, item in self._tasks.items() if not item.retired}
+        self._tasks.update(changed)
+        await self._storage.save(changed.values())
+        for item in changed.values():
+            self._apply(item)
+
     def _refuse_lagging(self, message: AssignmentsMessage) -> None:
         lags = message.complete and message.index < self._index
         if lags and self._clock.monotonic() - self._index_at < LAG_TOLERATED_S:

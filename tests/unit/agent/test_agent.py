@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from api import errors
 from api.errors import Forbidden, NotFound, Unavailable
 from api.rpc.client import call
 from api.rpc.swarm_methods import DISPATCHER_HEARTBEAT
@@ -194,6 +195,21 @@ async def test_when_the_manager_ends_the_session_another_begins(world: World) ->
         await world.dispatcher.until(lambda: len(world.dispatcher.sessions) == 1)
         world.dispatcher.end_session(NotFound("invalid session"))
         await world.dispatcher.until(lambda: len(world.dispatcher.sessions) == 2)
+
+
+async def test_a_node_that_was_removed_stops_its_tasks(world: World) -> None:
+    world.dispatcher.tasks = {"t1": task("t1"), "t2": task("t2")}
+    async with world.up() as agent:
+        for each in ("t1", "t2"):
+            await world.dispatcher.task_is(each, S.RUNNING)
+        world.dispatcher.refusal = errors.Forbidden("no certificate of this swarm")
+        world.dispatcher.end_session(errors.Forbidden("not now"))
+        await asyncio.sleep(0.1)
+        assert len(world.engine.boxes) == 2, "a refusal is not a removal"
+        world.dispatcher.refusal = errors.Forbidden("node node1 was removed from the swarm")
+        async with asyncio.timeout(5):
+            while agent.statuses() or world.engine.boxes:
+                await asyncio.sleep(0.01)
 
 
 async def test_a_gap_in_the_assignments_ends_the_session(world: World) -> None:
