@@ -77,6 +77,9 @@ class SwarmMember:
         self.manager: Manager | None = None
         self._manager_task: asyncio.Task[None] | None = None
         self._promotion: asyncio.Task[None] | None = None
+        self._role_heard = ""
+        self._removed = False
+        """The manager ended because Raft let it go: its log is of no use any more."""
         seeds = [*([state.advertise_addr] if identity.role == "manager" else []), *state.remote_managers]
         rng = random.Random(secrets.randbits(128))
         self.agent = Agent(
@@ -125,6 +128,8 @@ class SwarmMember:
 
     def _heard(self, message: SessionMessage) -> None:
         self._renewer.role_wanted(message.role)
+        self._role_heard = message.role
+        self._rejoin_if_wanted()
         addrs = [peer.addr for peer in message.managers if peer.addr != self.state.advertise_addr]
         if addrs and addrs != self.state.remote_managers:
             self.state = msgspec.structs.replace(self.state, remote_managers=addrs)
@@ -167,13 +172,23 @@ class SwarmMember:
             return False
         return True
 
+    def _rejoin_if_wanted(self) -> None:
+        """Taken out of Raft, and wanted as a manager (again), before it ever had another certificate: its log belongs
+        to a member that is gone, so it joins as a new one."""
+        if self._removed and self._role_heard == self.identity.role == "manager" and self._promotion is None:
+            self._promotion = self._owner.spawn(self._keep_trying(), name="promotion")
+
     async def _keep_trying(self) -> None:
         """A promotion that failed (no leader, another one under way) is tried again until it succeeds or is undone."""
         try:
             while True:
                 await asyncio.sleep(PROMOTION_RETRY_S)
                 async with self._role_lock:
-                    if self.identity.role != "manager" or self.manager is not None or await self._try_to_be_manager():
+                    if self.identity.role != "manager" or self.manager is not None:
+                        return
+                    if self._removed:
+                        await self._stop_manager()
+                    if await self._try_to_be_manager():
                         return
         finally:
             self._promotion = None
@@ -201,6 +216,7 @@ class SwarmMember:
         """A manager that breaks ends alone: the agent, and the tasks of this node, go on."""
         try:
             await manager.run(ready)
+            self._removed = True
         except ShoalError as error:
             log.error("the manager ended error=%s", error)
             self.error = error.message
@@ -210,12 +226,13 @@ class SwarmMember:
         finally:
             if self.manager is manager:
                 self.manager = None
+        self._rejoin_if_wanted()
 
     async def _stop_manager(self) -> None:
         task, self._manager_task = self._manager_task, None
         if task is not None:
             await cancel_and_wait(task)
-        self.manager = None
+        self.manager, self._removed = None, False
         for file in self._directory.glob("raft.db*"):
             file.unlink()
 
