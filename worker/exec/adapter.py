@@ -83,6 +83,11 @@ class EngineAdapter:
         self._networks = networks
         self._ids: dict[str, str] = {}
         """Task -> container, learnt; the label on the container is the truth."""
+        self._looked = False
+        """The containers from before our time are among them."""
+        self._unsure: set[str] = set()
+        """Tasks whose container may have been made without our hearing of it: the engine failed, or we were told to
+        stop. The others' are known, so nobody has to search through all containers for each new task."""
 
     async def apply_networks(self, change: OverlayChange) -> bool:
         return await self._networks.apply(change)
@@ -93,20 +98,27 @@ class EngineAdapter:
         if known is not None:
             with contextlib.suppress(NotFound):
                 return _observation(await self._containers.inspect(known))
-            del self._ids[task.id]
-        found = await self._containers.list(all=True, filters={"label": [f"{TASK_ID_LABEL}={task.id}"]})
-        for summary in found:
-            with contextlib.suppress(NotFound):
-                seen = _observation(await self._containers.inspect(summary.id))
-                self._ids[task.id] = summary.id
-                return seen
+            self._ids.pop(task.id, None)
+        if not self._looked or task.id in self._unsure:
+            await self._look()
+            self._unsure.discard(task.id)
+            if task.id in self._ids:
+                with contextlib.suppress(NotFound):
+                    return _observation(await self._containers.inspect(self._ids[task.id]))
         return Observation(Phase.ABSENT)
+
+    async def _look(self) -> None:
+        """Learn the container of every task."""
+        for summary in await self._containers.list(all=True, filters={"label": [TASK_ID_LABEL]}):
+            self._ids[summary.labels[TASK_ID_LABEL]] = summary.id
+        self._looked = True
 
     async def prepare(self, task: Task) -> None:
         """Make sure of the image and the volumes, create the container under the task's name."""
         body = create_body(task)
         await _require_bind_sources(task)
         await self._ensure_image(body.image, decode_auth(task.registry_auth))
+        self._unsure.add(task.id)
         async with self._volumes_of(task):
             answer = await self._containers.create(task.name, body)
             try:
@@ -116,6 +128,7 @@ class EngineAdapter:
                 await self._containers.remove(answer.id, force=True, volumes=True)
                 raise
         self._ids[task.id] = answer.id
+        self._unsure.discard(task.id)
 
     async def start(self, container_id: str) -> None:
         with contextlib.suppress(NotModified):
