@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import io
 import json
@@ -15,7 +16,7 @@ from api.errors import InvalidArgument, NotFound
 from tests.unit.images.archives import TestImage, digest_of, files, member, stream, tar, two_layers
 from tests.unit.images.conftest import Host
 from worker.engine.builder.changes import apply_changes
-from worker.engine.images.progress import bar, human_size
+from worker.engine.images.progress import PENDING_MAX, Feed, Message, Report, bar, drive, human_size
 from worker.engine.images.registry import RegistryConfig
 from worker.engine.images.service import ImageService
 
@@ -131,7 +132,7 @@ async def test_saving_by_id_names_nothing(service: ImageService) -> None:
 
 
 async def test_saving_the_unknown(service: ImageService) -> None:
-    with pytest.raises(NotFound, match="No such image: nope$"):
+    with pytest.raises(NotFound, match=r"No such image: nope$"):
         await save(service, "nope")
 
 
@@ -212,3 +213,25 @@ def test_progress_bar() -> None:
     assert bar(100, 100) == "[" + "=" * 50 + "]  100B/100B"
     assert bar(5, 0) == "5B"
     assert human_size(32_768) == "32.77kB"
+
+
+async def test_a_slow_client_makes_an_endless_worker_wait() -> None:
+    taken: list[Message] = []
+    reported = 0
+
+    async def work(report: Report) -> None:
+        nonlocal reported
+        assert isinstance(report, Feed)
+        while len(taken) < 3:
+            report({"stream": "x"})
+            reported += 1
+            await report.room()
+
+    async def send(message: Message) -> None:
+        taken.append(message)
+        for _ in range(5 * PENDING_MAX if len(taken) < 4 else 0):
+            await asyncio.sleep(0)
+
+    await drive(work, send)
+    assert len(taken) == reported, "all of it was sent"
+    assert PENDING_MAX <= reported <= PENDING_MAX + 4

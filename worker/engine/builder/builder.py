@@ -6,6 +6,7 @@ found out before the first step is raised; what fails later ends the output.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,6 +37,9 @@ from worker.engine.images.names import Reference
 from worker.engine.images.progress import Message, Report
 from worker.engine.images.service import ImageService
 from worker.engine.parts import Events
+
+_QUIET_KEPT = 1000
+"""How many messages of a quiet build are kept, to be shown if it fails."""
 
 
 class Committable(BuildContainers, Protocol):
@@ -81,7 +85,7 @@ class Builder:
         images of the cache.
         """
         tags = [_tag(text) for text in options.tags if text]
-        shown: list[Message] = []
+        shown: deque[Message] = deque(maxlen=_QUIET_KEPT)
         progress = shown.append if options.quiet else report
         try:
             async with open_context(

@@ -25,7 +25,7 @@ from api.types.container import (
 from api.types.stream import AttachOptions
 from base.ids import short_id
 from worker.engine.containers.attach import AttachSession
-from worker.engine.images.progress import Report
+from worker.engine.images.progress import Feed, Report
 from worker.engine.parts import STDERR
 
 LABEL = "io.shoal.build"
@@ -76,9 +76,11 @@ class _Output:
         return b""
 
     async def write(self, data: bytes) -> None:
-        """One frame."""
+        """One frame. A client that does not read makes us wait, not remember."""
         text = data[_FRAME_HEAD:].decode("utf-8", "replace")
         self._report({"stream": f"{_RED}{text}{_PLAIN}" if data[0] == STDERR else text})
+        if isinstance(self._report, Feed):
+            await self._report.room()
 
     async def write_eof(self) -> None:
         return

@@ -13,6 +13,7 @@ T = TypeVar("T")
 Message = dict[str, Any]
 Report = Callable[[Message], None]
 BAR_WIDTH = 50
+PENDING_MAX = 1000
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
@@ -50,14 +51,15 @@ def state(status: str, key: str) -> Message:
 
 
 class Feed:
-    """Takes messages from a worker, gives them to a sender."""
+    """Takes messages from a worker (call it), gives them to a sender (iterate)."""
 
     def __init__(self) -> None:
         self._pending: dict[object, Message] = {}
         self._arrived = asyncio.Event()
+        self._taken = asyncio.Event()
         self._closed = False
 
-    def report(self, message: Message) -> None:
+    def __call__(self, message: Message) -> None:
         """Add a message; a newer progress of the same layer takes the place of an older one."""
         key: object = object()
         if message.get("progressDetail"):
@@ -65,9 +67,16 @@ class Feed:
         self._pending[key] = message
         self._arrived.set()
 
+    async def room(self) -> None:
+        """Wait while more is pending than a slow client should make us keep; for workers that never end talking."""
+        while len(self._pending) >= PENDING_MAX and not self._closed:
+            self._taken.clear()
+            await self._taken.wait()
+
     def close(self) -> None:
         self._closed = True
         self._arrived.set()
+        self._taken.set()
 
     async def __aiter__(self) -> AsyncIterator[Message]:
         while True:
@@ -75,6 +84,7 @@ class Feed:
             self._arrived.clear()
             while self._pending:
                 yield self._pending.pop(next(iter(self._pending)))
+                self._taken.set()
             if self._closed:
                 return
 
@@ -88,7 +98,7 @@ async def drive(work: Callable[[Report], Awaitable[T]], send: Callable[[Message]
 
     async def run() -> T | Exception:
         try:
-            return await work(feed.report)
+            return await work(feed)
         except Exception as error:  # noqa: BLE001 - raised again below, after the last message was sent
             return error
         finally:

@@ -205,7 +205,13 @@ class ImageService:
             for layer, diff_id in zip(image.layers, config.rootfs.diff_ids, strict=True):
                 if not ingestion.known_layer(diff_id):
                     await self._load_layer(archive, ingestion, layer, diff_id, progress)
+            replaced = {str(one): self.store.index.references.get(str(one), "") for one in image.references}
             loaded = await ingestion.register(image.config, image.references)
+        for reference in image.references:
+            old = replaced[str(reference)]
+            if old and old != loaded:
+                told = f"The image {reference.familiar()} already exists, renaming the old one with ID {old} to empty"
+                report({"stream": f"{told} string\n"})
         self.store.publish("load", loaded, loaded)
         for reference in image.references:
             report({"stream": f"Loaded image: {reference.familiar()}\n"})
