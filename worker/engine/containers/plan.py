@@ -51,7 +51,8 @@ class Surroundings:
     devices: Sequence[DeviceNode] = ()
     pid_ns: str = ""
     ipc_ns: str = ""
-    shm_source: str = ""
+    ipc_owner: int = 0
+    """The process whose ipc namespace is joined; 0 is none."""
     throttles: Mapping[str, Sequence[Throttle]] = field(default_factory=dict)
     link_env: Sequence[str] = ()
     """What links on the default bridge tell."""
@@ -86,7 +87,6 @@ def settings(record: ContainerRecord, layout: Layout, around: Surroundings, host
         ipc_ns=around.ipc_ns,
         uts_ns="host" if wish.uts_mode == "host" else "",
         shm_bytes=wish.shm_size,
-        shm_source=around.shm_source,
         resources=replace(resources(wish), throttles=around.throttles),
         devices=around.devices,
         sysctls=wish.sysctls or {},

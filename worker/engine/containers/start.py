@@ -26,6 +26,7 @@ from worker.engine.parts import ContainerPlan, NetworkRequest, Process
 from worker.engine.runtime import users
 from worker.engine.runtime.host import DeviceNode, all_devices, device_node
 from worker.engine.runtime.spec import Throttle, build
+from worker.engine.syscalls.sharing import share_mount
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +102,8 @@ class Starter:
         await kit.disk.run(_fresh, plan)
         process = await kit.runtime.create(plan)
         undo.push_async_callback(_quietly, "delete container", kit.runtime.delete, record.id)
+        if around.ipc_owner:  # POSIX shared memory is files: it is shared by sharing the mount
+            await kit.disk.run(share_mount, around.ipc_owner, process.pid, "/dev/shm")
         return process
 
     async def _sources(self, record: ContainerRecord, undo: contextlib.AsyncExitStack) -> dict[str, Path]:
@@ -146,7 +149,7 @@ class Starter:
             link_env=[line for each in linked for line in links.variables(record.name, each)],
             pid_ns=pid_ns,
             ipc_ns=ipc_ns,
-            shm_source=ipc_ns.replace("/ns/ipc", "/root/dev/shm") if ipc_ns.startswith("/") else "",
+            ipc_owner=int(ipc_ns.split("/")[2]) if ipc_ns.startswith("/") else 0,
         )
 
     def request(

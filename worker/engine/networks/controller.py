@@ -411,6 +411,7 @@ class NetworkController:
                 self._catalog,
                 container_id=container_id,
                 container_name=record.container_name,
+                hostname=record.hostname,
                 interface=planning.next_interface(record),
             )
             changed = replace(record, endpoints=(*record.endpoints, made))

@@ -111,6 +111,7 @@ def endpoint(
     *,
     container_id: str,
     container_name: str,
+    hostname: str,
     interface: str,
     mac: str = "",
 ) -> EndpointRecord:
@@ -123,8 +124,13 @@ def endpoint(
     wished = check_settings(record, settings, catalog)
     subnet = catalog.subnets[record.id]
     address = subnet.allocate(wished)
-    aliases = tuple(dict.fromkeys(settings.aliases or ()))
-    own = (container_name.lstrip("/"), short_id(container_id)) if record.name != GATEWAY_NETWORK else ()
+    aliases: tuple[str, ...] = ()
+    own: tuple[str, ...] = ()
+    if record.name != GATEWAY_NETWORK:
+        own = (container_name.lstrip("/"), short_id(container_id))
+        # What dockerd shows, too: a container is also called by its short id and its host name, where names count.
+        extra = () if record.predefined else (short_id(container_id), hostname)
+        aliases = tuple(dict.fromkeys(name for name in (*(settings.aliases or ()), *extra) if name))
     return EndpointRecord(
         id=identity,
         network_id=record.id,
@@ -198,6 +204,7 @@ def sandbox(
                     catalog,
                     container_id=request.container_id,
                     container_name=request.container_name,
+                    hostname=request.hostname,
                     interface=f"eth{number}",
                     mac=request.mac_address if number == 0 else "",
                 )

@@ -148,8 +148,6 @@ class ContainerSettings:
     ipc_ns: str = ""
     uts_ns: str = ""
     shm_bytes: int = DEFAULT_SHM_BYTES
-    shm_source: str = ""
-    """A directory to bind at /dev/shm instead of a tmpfs of its own (shared ipc namespaces)."""
     resources: Resources = Resources()
     devices: Sequence[DeviceNode] = ()
     """See `host.device_node`, and `host.all_devices` for privileged ones."""
@@ -344,7 +342,7 @@ def _mounts(settings: ContainerSettings, host: Host) -> list[dict[str, Any]]:
         ),
         _sysfs(settings, rights),
         Mount("/sys/fs/cgroup", "cgroup", "cgroup", (rights, "nosuid", "noexec", "nodev")),
-        _mqueue(settings),
+        Mount("/dev/mqueue", "mqueue", "mqueue", ("nosuid", "noexec", "nodev")),
         _shm(settings),
     ]
     wanted = {mount.target for mount in settings.mounts}
@@ -361,16 +359,9 @@ def _sysfs(settings: ContainerSettings, rights: str) -> Mount:
     return Mount("/sys", "sysfs", "sysfs", (rights, "nosuid", "noexec", "nodev"))
 
 
-def _mqueue(settings: ContainerSettings) -> Mount:
-    if settings.ipc_ns == "host":
-        return Mount("/dev/mqueue", "/dev/mqueue", "bind", ("nosuid", "noexec", "nodev"))
-    return Mount("/dev/mqueue", "mqueue", "mqueue", ("nosuid", "noexec", "nodev"))
-
-
 def _shm(settings: ContainerSettings) -> Mount:
-    source = settings.shm_source or ("/dev/shm" if settings.ipc_ns == "host" else "")
-    if source:
-        return Mount("/dev/shm", source, "bind", ("nosuid", "noexec", "nodev"))
+    if settings.ipc_ns == "host":
+        return Mount("/dev/shm", "/dev/shm", "bind", ("nosuid", "noexec", "nodev"))
     return Mount("/dev/shm", "shm", "tmpfs", ("nosuid", "noexec", "nodev", "mode=1777", f"size={settings.shm_bytes}"))
 
 
