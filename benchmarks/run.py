@@ -26,11 +26,18 @@ def main() -> int:
     failover = commands.add_parser("failover", help="from the death of the leader to the next write")
     failover.add_argument("--runs", type=int, default=10, help="deaths per engine (default 10)")
     failover.add_argument("--engines", nargs="+", choices=["shoald", "dockerd"], default=["shoald", "dockerd"])
+    engine = commands.add_parser("engine", help="exec, containers, lists, logs, copies, memory, restart of one host")
+    engine.add_argument("--quick", action="store_true", help="a fifth of the work")
+    network = commands.add_parser("network", help="swarm networks: between hosts, one update among many, to every node")
+    network.add_argument("--turns", type=int, default=7, help="transfers of each kind (default 7)")
+    network.add_argument("--reach", type=int, default=10, help="services to wait for (default 10)")
     arguments = parser.parse_args()
     if Path(sys.prefix) != ROOT / ".venv":  # started by the machine's Python
         os.execv(PYTHON, [str(PYTHON), str(Path(__file__).resolve()), *sys.argv[1:]])
     sys.path.insert(0, str(ROOT))
+    from benchmarks import engine as engine_benchmark
     from benchmarks import failover as failover_benchmark
+    from benchmarks import network as network_benchmark
     from benchmarks import scheduler as scheduler_benchmark
     from benchmarks import start as start_benchmark
     from lab.paths import LabError
@@ -38,6 +45,10 @@ def main() -> int:
     try:
         if arguments.what == "scheduler":
             scheduler_benchmark.run(arguments.nodes, arguments.tasks)
+        elif arguments.what == "engine":
+            engine_benchmark.run(quick=arguments.quick)
+        elif arguments.what == "network":
+            network_benchmark.run(turns=arguments.turns, reach=arguments.reach)
         elif arguments.what == "failover":
             failover_benchmark.run(runs=arguments.runs, engines=arguments.engines)
         else:

@@ -169,6 +169,10 @@ class Overlays:
             log.warning("balancing is not as we left it, written anew error=%s", error)
             await self._write_client(sandbox)
             return
+        except OSError:
+            if any(other.id == sandbox.id for other in self._sandboxes()):
+                raise
+            return  # the container has just ended
         for vip in before:
             known.pop(vip, None)
         known.update(after)
