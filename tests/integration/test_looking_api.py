@@ -8,6 +8,7 @@ import re
 import tarfile
 import time
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -228,6 +229,11 @@ CPU = ("cpu_usage", "cpu_usage.percpu_usage[]", "cpu_usage.usage_in_usermode", "
 CPU += ("cpu_usage.usage_in_kernelmode", "system_cpu_usage", "throttling_data", "throttling_data.periods")
 CPU += ("throttling_data.throttled_periods", "throttling_data.throttled_time")
 
+COUNTERS = tuple(f"{way}_{what}" for way in ("rx", "tx") for what in ("bytes", "dropped", "errors", "packets"))
+KINDS = ("cache", "rss", "rss_huge", "mapped_file", "writeback", "pgpgin", "pgpgout", "pgfault", "pgmajfault")
+KINDS += ("inactive_anon", "active_anon", "inactive_file", "active_file", "unevictable")
+MEMORY = ("hierarchical_memory_limit", *KINDS, *(f"total_{kind}" for kind in KINDS))
+
 
 @pytest.mark.promise(
     *(f"containers.stats.b{n}" for n in range(1, 10)),
@@ -236,7 +242,11 @@ CPU += ("throttling_data.throttled_periods", "throttling_data.throttled_time")
     "containers.stats.query.stream",
     *(f"containers.stats.response.{kind}_stats" for kind in ("cpu", "precpu", "blkio")),
     *(f"containers.stats.response.{kind}_stats.{name}" for kind in ("cpu", "precpu") for name in CPU),
-    *(f"containers.stats.response.memory_stats.{name}" for name in ("max_usage", "usage", "failcnt", "limit")),
+    *(f"containers.stats.response.memory_stats.{name}" for name in ("max_usage", "usage", "failcnt", "limit", "stats")),
+    *(f"containers.stats.response.memory_stats.stats.{name}" for name in MEMORY),
+    *(f"containers.stats.response.{name}" for name in ("read", "pids_stats", "pids_stats.current", "memory_stats")),
+    *(f"containers.stats.response.networks{name}" for name in ("", ".<interface>")),
+    *(f"containers.stats.response.networks.<interface>.{name}" for name in COUNTERS),
 )
 def test_stats(api: Api) -> None:
     api.run("busy", "sh", "-c", "while true; do true; done", host={"Memory": 64 << 20, "CpuQuota": 20000})
@@ -246,7 +256,11 @@ def test_stats(api: Api) -> None:
     assert 0 < memory["usage"] <= memory["max_usage"] <= memory["limit"] == 64 << 20
     assert memory["failcnt"] == 0
     assert one["networks"].keys() == {"eth0"}
-    assert one["networks"]["eth0"].keys() >= {"rx_bytes", "tx_packets", "rx_dropped", "tx_errors"}
+    assert one["networks"]["eth0"].keys() == set(COUNTERS)
+    assert all(isinstance(value, int) for value in one["networks"]["eth0"].values())
+    if Path("/sys/fs/cgroup/memory").is_dir():  # the names of cgroup v1, as in the document
+        assert memory["stats"].keys() >= set(MEMORY)
+        assert memory["stats"]["hierarchical_memory_limit"] == 64 << 20
     assert one["pids_stats"]["current"] >= 1
     assert isinstance(one["blkio_stats"], dict)
     with api.taken("GET", "/containers/busy/stats") as stream:

@@ -138,6 +138,7 @@ def test_attach_by_websocket(api: Api) -> None:
     *(f"exec.create.body.{name}" for name in ("AttachStdin", "AttachStdout", "AttachStderr", "DetachKeys", "Tty")),
     *(f"exec.create.body.{name}" for name in ("Cmd", "Privileged", "User")),
     "exec.create.response.Id",
+    "exec.create.response.Warnings[]",
     *(f"exec.start.b{n}" for n in (1, 2, 5, 6)),
     "exec.start.status.200",
     "exec.start.status.409",
@@ -165,6 +166,7 @@ def test_exec(api: Api) -> None:
         answer = api("POST", "/containers/one/exec", {"AttachStdout": True, "AttachStderr": True} | body)
         assert answer.status == 201
         assert len(answer.value["Id"]) == 64
+        assert answer.value["Warnings"] == []
         return str(answer.value["Id"])
 
     both = made(Cmd=["sh", "-c", "echo out; echo err >&2; exit 4"])
@@ -386,3 +388,23 @@ def test_events(api: Api) -> None:
     assert {event["Actor"]["ID"] for event in events(image=["busybox"], type=["container"])} >= {one, hungry}
     assert "oom" in actions(container=["hungry"])
     assert actions(event=["oom", "rename"], container=["hungry"]) == ["oom"]
+
+
+@pytest.mark.promise(*(f"{EVENT}events.image.{name}" for name in ("delete", "import", "load", "save", "tag", "untag")))
+def test_events_of_images(api: Api) -> None:
+    since = f"{time.time():.6f}"
+    api.ok("POST", "/images/busybox/tag", repo="other", tag="v1")
+    saved = api("GET", "/images/other:v1/get").body
+    api.ok("DELETE", "/images/other:v1")
+    assert api("POST", "/images/load", saved).status == 200
+    api.create("one")
+    exported = api("GET", "/containers/one/export").body
+    assert api("POST", "/images/create", exported, fromSrc="-", repo="flat").status == 200
+    api.ok("DELETE", "/images/flat")
+    api.ok("DELETE", "/images/other:v1")
+    answer = api("GET", "/events", since=since, until=f"{time.time():.6f}", filters={"type": ["image"]})
+    actions = [json.loads(line)["Action"] for line in answer.body.splitlines()]
+    assert Counter(actions).keys() >= {"tag", "save", "untag", "load", "import", "delete"}
+    for line in answer.body.splitlines():
+        event = json.loads(line)
+        assert (event["status"], event["id"]) == (event["Action"], event["Actor"]["ID"])

@@ -305,6 +305,9 @@ async def test_exec(client: Client, bench: Bench) -> None:
     exec_id = answer["Id"]
     head, reader, writer = await client.hijack(f"/exec/{exec_id}/start", body=b'{"Detach": false, "Tty": false}')
     assert head.startswith("HTTP/1.1 101 ")
+    async with asyncio.timeout(5):
+        while f"exec {exec_id}" not in bench.runtime.processes:  # it is started behind the head
+            await asyncio.sleep(0)
     process = bench.runtime.processes[f"exec {exec_id}"]
     process.says(b"listing")
     process.ends(3)

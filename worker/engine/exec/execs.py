@@ -50,55 +50,44 @@ class Exec:
 
 
 class ExecSession:
-    """A started exec with its client."""
+    """The client of an exec that is about to run: `run` it on its connection, or `close` it.
 
-    def __init__(self, execs: Execs, item: Exec, stream: Stream, wiring: Wiring) -> None:
+    The command is started once the connection is taken over, as dockerd does it. Some clients lose output that comes
+    in one piece with the head of the answer; and a command that can't be started is told in the stream, because they
+    wait for a connection and read the exit code afterwards, as with a command that ran.
+    """
+
+    def __init__(self, execs: Execs, item: Exec, wiring: Wiring) -> None:
         self._execs = execs
         self._item = item
-        self._stream = stream
         self._wiring = wiring
 
     async def run(self, connection: Connection) -> None:
         """Serve the client until the process ends, the client leaves or detaches. Closes the connection."""
         try:
-            if await pump(self._stream, connection, self._wiring):
-                self._execs.publish(self._item, "exec_detach")
+            try:
+                stream = await self._execs.launch(self._item, attached=True)
+            except ShoalError as error:
+                text = f"{error.message}\r\n".encode()
+                await connection.write(text if self._wiring.tty else frame(1, text))
             else:
-                await self._execs.settled(self._item)
+                assert stream is not None
+                await self._serve(stream, connection)
             await connection.write_eof()
         except ConnectionResetError:
             pass
         finally:
             await connection.close()
+
+    async def _serve(self, stream: Stream, connection: Connection) -> None:
+        if await pump(stream, connection, self._wiring):
+            self._execs.publish(self._item, "exec_detach")
+        else:
+            await self._execs.settled(self._item)
 
     async def close(self) -> None:
         """Leave without having run."""
-        await self._stream.close()
-
-
-class FailedExec:
-    """The client's side of an exec whose command could not be started.
-
-    The client waits for a connection to take over and reads the exit code afterwards, as with a command that ran: it
-    is told in the stream, as dockerd does.
-    """
-
-    def __init__(self, reason: str, *, tty: bool) -> None:
-        text = f"{reason}\r\n".encode()
-        self._said = text if tty else frame(1, text)
-
-    async def run(self, connection: Connection) -> None:
-        """Tell the client and close the connection."""
-        try:
-            await connection.write(self._said)
-            await connection.write_eof()
-        except ConnectionResetError:
-            pass
-        finally:
-            await connection.close()
-
-    async def close(self) -> None:
-        """Nothing runs."""
+        self._item.started = False
 
 
 class Execs:
@@ -133,10 +122,11 @@ class Execs:
             raise NotFound(f"No such exec instance: {exec_id}")
         return found
 
-    async def start(self, exec_id: str, *, detach: bool, tty: bool) -> ExecSession | FailedExec | None:
-        """Start it; a session for its client unless detached (then a command that can't be started raises).
+    async def start(self, exec_id: str, *, detach: bool, tty: bool) -> ExecSession | None:
+        """Start it; a session for its client, which starts it, unless detached.
 
-        Raises Conflict if it was started before, or if the container does not run or is paused.
+        Raises Conflict if it was started before, or if the container does not run or is paused; detached, also what
+        keeps the command from being started.
         """
         del tty  # the setting of the create is what counts
         item = self.get(exec_id)
@@ -146,23 +136,8 @@ class Execs:
             raise Conflict(f"Error: Exec command {item.id} {state}")
         item.started = True
         body = item.body
-        attached = not detach and (body.attach_stdin or body.attach_stdout or body.attach_stderr)
-        io = ProcessIO(tty=body.tty, stdin=attached and body.attach_stdin, stdin_once=True, detached=not attached)
-        try:
-            settings = await self._settings(item)
-            running = await self._kit.runtime.exec(item.container.id, item.id, process(settings, self._kit.host), io)
-        except NotFound as error:  # the container ended since it was looked at
-            raise Conflict(f"Container {item.container.id} is not running") from error
-        except ShoalError as error:
-            item.exit_code = max(exit_code_of(error.message), EXIT_NOT_EXECUTABLE)
-            if attached:
-                return FailedExec(error.message, tty=body.tty)
-            raise
-        item.process, item.pid, item.running = running, running.pid, True
-        stream = await running.attach() if attached else None
-        self._kit.owner.spawn(self._watch(item, running), name=f"exec {item.id[:12]}")
-        self.publish(item, f"exec_start: {_told(item.command)}")
-        if stream is None:
+        if detach or not (body.attach_stdin or body.attach_stdout or body.attach_stderr):
+            await self.launch(item, attached=False)
             return None
         wiring = Wiring(
             tty=body.tty,
@@ -172,7 +147,25 @@ class Execs:
             keys=parse_keys(body.detach_keys),
             close_stdin=True,
         )
-        return ExecSession(self, item, stream, wiring)
+        return ExecSession(self, item, wiring)
+
+    async def launch(self, item: Exec, *, attached: bool) -> Stream | None:
+        """Run its command. Raises what keeps it from being started, and keeps the exit code that stands for it."""
+        body = item.body
+        io = ProcessIO(tty=body.tty, stdin=attached and body.attach_stdin, stdin_once=True, detached=not attached)
+        try:
+            settings = await self._settings(item)
+            running = await self._kit.runtime.exec(item.container.id, item.id, process(settings, self._kit.host), io)
+        except NotFound as error:  # the container ended since it was looked at
+            raise Conflict(f"Container {item.container.id} is not running") from error
+        except ShoalError as error:
+            item.exit_code = max(exit_code_of(error.message), EXIT_NOT_EXECUTABLE)
+            raise
+        item.process, item.pid, item.running = running, running.pid, True
+        stream = await running.attach() if attached else None
+        self._kit.owner.spawn(self._watch(item, running), name=f"exec {item.id[:12]}")
+        self.publish(item, f"exec_start: {_told(item.command)}")
+        return stream
 
     async def run(self, container: Container, command: list[str]) -> tuple[Process, Stream]:
         """A command of the engine's own (a health check) with the container's settings; not kept here."""
