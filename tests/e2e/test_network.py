@@ -255,6 +255,19 @@ def test_a_rolling_update_fails_no_request(swarm_lab: Lab) -> None:
         assert answered > 100
 
 
+def test_the_tables_follow_every_kill(swarm_lab: Lab, net: str) -> None:
+    web(swarm_lab, "web", "--network", net, "--restart-delay", "0s", replicas=5)
+    inside = clients(swarm_lab, net)
+    for turn in range(8):
+        host = HOSTS[turn % len(HOSTS)]
+        label = "label=com.docker.swarm.service.name=web"
+        for container in cli(swarm_lab, host).ok("ps", "-q", "--filter", label).split()[:1]:
+            cli(swarm_lab, host).ok("kill", container)
+        for each in HOSTS:
+            wait_backends(swarm_lab, each, inside[each], "web", timeout_s=5)
+    assert all(check(swarm_lab, host)["Repairs"] == [] for host in HOSTS)
+
+
 def test_a_dead_node_leaves_every_table(swarm_lab: Lab, net: str) -> None:
     web(swarm_lab, "web", "--network", net, replicas=5)
     inside = clients(swarm_lab, net)

@@ -12,6 +12,7 @@ from lab.lab import Lab
 from lab.wait import until
 from tests.e2e.client import Docker
 from tests.e2e.fields import Kinds, assert_fields, promises
+from tests.e2e.test_network import NOTHING, left_over
 
 ENDPOINT: dict[str, Kinds] = {
     "Endpoint.VirtualIPs[]": dict,
@@ -126,6 +127,9 @@ def test_places_and_endpoints_field_by_field(single: Lab, docker: Docker) -> Non
         _check_update(docker, service, ids)
     finally:
         docker.ok("swarm", "leave", "--force")
+    until(lambda: left_over(single, "m1") == NOTHING, timeout_s=10, what="nothing to be left after leaving")
+    assert {row["Name"] for row in docker.rows("network", "ls")} == {"bridge", "host", "none", "docker_gwbridge"}
+    docker.ok("network", "rm", "docker_gwbridge")
 
 
 def _check_shown(docker: Docker, service: str, ids: dict[str, str]) -> None:

@@ -96,7 +96,7 @@ class NetworkController:
         for record in (await self._records.all(r.NETWORKS, NetworkRecord)).values():
             self._catalog.add(record)
         await self.overlays.start_up()
-        for sandbox in (await self._records.all(r.SANDBOXES, SandboxRecord)).values():
+        for sandbox in await self._present(list((await self._records.all(r.SANDBOXES, SandboxRecord)).values())):
             self._adopt(sandbox)
         await self._make_predefined()
         for record in self._catalog.bridges():
@@ -107,6 +107,21 @@ class NetworkController:
                     raise
                 log.error("bridge could not be restored network=%s error=%s", record.name, error)
         await self._plumbing.write_rules()
+
+    async def _present(self, found: Sequence[SandboxRecord]) -> list[SandboxRecord]:
+        """One for each container. A crash may leave two: that of a run that had ended, its namespace gone, but not yet
+        its record; and that of the next run."""
+        kept: dict[str, SandboxRecord] = {}
+        for record in found:
+            other = kept.get(record.container_id)
+            past = record if other is not None and await self._plumbing.namespace_of(other) else other
+            if past is not record:
+                kept[record.container_id] = record
+            if past is not None:
+                log.info("sandbox of a past run removed container=%s", record.container_id[:12])
+                await self._plumbing.links_gone(past)
+                await self._records.write(Delete(r.SANDBOXES, past.id))
+        return list(kept.values())
 
     def _adopt(self, sandbox: SandboxRecord) -> None:
         self._sandboxes[sandbox.container_id] = sandbox
@@ -241,9 +256,15 @@ class NetworkController:
             if isinstance(error, OSError):
                 raise Internal(f"{_FAILED}: {error}") from error
             raise
+        self._mesh_follows(record)
         for made in record.endpoints:
             self._tell("connect", self._catalog.networks[made.network_id], request.container_id)
         return planning.view(record)
+
+    def _mesh_follows(self, record: SandboxRecord) -> None:
+        """The mesh leads to containers of this host as long as they are there."""
+        if record.container_id != r.GATE and any(made.network_name == r.GATEWAY_NETWORK for made in record.endpoints):
+            self._owner.spawn(self.mesh.refresh(), name="mesh")
 
     async def _plan(self, request: NetworkRequest, networks: Sequence[NetworkRecord]) -> SandboxRecord:
         """Allocate; an address whose last owner is just leaving is waited for."""
@@ -351,8 +372,7 @@ class NetworkController:
         task = self._owner.spawn(self._retire(record), name=f"retire-{record.id[:12]}")
         self._retiring[record.id] = task
         task.add_done_callback(lambda _: self._retiring.pop(record.id, None))
-        if container_id != r.GATE and any(made.network_name == r.GATEWAY_NETWORK for made in record.endpoints):
-            self._owner.spawn(self.mesh.refresh(), name="mesh")
+        self._mesh_follows(record)
         for made in record.endpoints:
             if made.network_id in self._catalog.networks:
                 self._tell("disconnect", self._catalog.networks[made.network_id], container_id)

@@ -205,7 +205,7 @@ class Mesh:
                 log.warning("published port is also used by another program port=%d/%s", port, protocol)
 
     async def check(self) -> str:
-        """Compare with the kernel; what was wrong, empty if nothing was. Writes it anew then."""
+        """Compare with the kernel, and write what is wanted; what was wrong, empty if nothing was."""
         async with self._lock:
             wrong: list[str] = []
             if self._host and not await self._same_host():
@@ -215,8 +215,7 @@ class Mesh:
             if self._gate is not None and (gate is None or not await self._same_gate(gate)):
                 wrong.append("the gate's table")
                 self._gate = None
-            if wrong:
-                await self._write()
+            await self._write()
             return " and ".join(wrong)
 
     async def _same_host(self) -> bool:
