@@ -56,6 +56,9 @@ def test_the_registry_of_skopeo_and_ours_is_one(single: Lab, docker: Docker, sko
     registry = f"{single.host('registry').address}:5000"
     docker.ok("tag", "busybox", f"{registry}/pushed:v1")
     docker.ok("push", "-q", f"{registry}/pushed:v1")
+    docker.ok("tag", "busybox", f"{registry}/team/other:v1")
+    assert "Mounted from pushed" in docker.ok("push", f"{registry}/team/other:v1")
+    docker.ok("rmi", f"{registry}/team/other:v1")
     docker.ok("rmi", f"{registry}/pushed:v1")
     done = single.run("m1", "env", *(f"{key}={value}" for key, value in tool_environment().items()), str(SKOPEO),
                       "inspect", "--tls-verify=false", f"docker://{registry}/pushed:v1")  # fmt: skip

@@ -60,8 +60,16 @@ async def fetch(source: GitSource, target: Path) -> None:
 
 
 async def _run(git: str, directory: Path, *args: str) -> None:
-    environment = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "GIT_TERMINAL_PROMPT": "0", "HOME": str(directory),
-                   "GIT_CONFIG_NOSYSTEM": "1", "GIT_SSH_COMMAND": "ssh -o BatchMode=yes"}  # fmt: skip
+    # No settings of this host, of root, or of the repository itself.
+    proxies = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
+    environment = proxies | {
+        "PATH": os.environ.get("PATH", "/usr/bin:/bin"),
+        "HOME": "/nonexistent",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_CONFIG_GLOBAL": "/dev/null",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_SSH_COMMAND": "ssh -o BatchMode=yes",
+    }
     process = await asyncio.create_subprocess_exec(
         git,
         *args,

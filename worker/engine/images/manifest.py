@@ -53,17 +53,33 @@ class Manifest(msgspec.Struct, kw_only=True):
         return self.config is None and (bool(self.manifests) or self.mediaType in (OCI_INDEX, DOCKER_LIST))
 
 
+_INDEXES, _MANIFESTS = (OCI_INDEX, DOCKER_LIST), (OCI_MANIFEST, DOCKER_MANIFEST)
 _decoder = msgspec.json.Decoder(Manifest)
 
 
-def parse_manifest(raw: bytes) -> Manifest:
-    """A manifest or an index. Raises InvalidArgument naming what is wrong."""
+def parse_manifest(raw: bytes, sent_as: str = "") -> Manifest:
+    """A manifest or an index. Raises InvalidArgument naming what is wrong.
+
+    A document that could be read as either (or as something else than it was sent as) is refused: who checked it may
+    have read it the other way (CVE-2021-41190).
+
+    Args:
+        sent_as: the media type it came with.
+    """
     try:
         manifest = _decoder.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidArgument(f"invalid manifest: {error}") from error
     if manifest.schemaVersion != 2:
         raise InvalidArgument(f"unsupported manifest schema version {manifest.schemaVersion}")
+    if manifest.manifests and (manifest.config is not None or manifest.layers):
+        raise InvalidArgument("invalid manifest: it names both manifests and layers")
+    if (manifest.mediaType in _INDEXES and not manifest.is_index) or (
+        manifest.mediaType in _MANIFESTS and manifest.is_index
+    ):
+        raise InvalidArgument(f"invalid manifest: it is not what its media type {manifest.mediaType} says")
+    if manifest.mediaType and sent_as in (*_INDEXES, *_MANIFESTS) and sent_as != manifest.mediaType:
+        raise InvalidArgument(f"invalid manifest: sent as {sent_as}, but its media type is {manifest.mediaType}")
     if not manifest.is_index and manifest.config is None:
         raise InvalidArgument("invalid manifest: it names no configuration")
     if len(manifest.layers) > limits.LAYERS_MAX:

@@ -94,12 +94,12 @@ class Puller:
         raise refused
 
     async def _find(self, repository: Repository, reference: Reference) -> _Found:
-        raw, _media_type, digest = await repository.manifest(reference.digest or reference.tag)
-        manifest = parse_manifest(raw)
+        raw, media_type, digest = await repository.manifest(reference.digest or reference.tag)
+        manifest = parse_manifest(raw, media_type)
         if manifest.is_index:
             chosen = choose_platform(manifest.manifests, host_architecture())
-            raw, _media_type, _digest = await repository.manifest(chosen.digest)
-            manifest = parse_manifest(raw)
+            raw, media_type, _digest = await repository.manifest(chosen.digest)
+            manifest = parse_manifest(raw, media_type)
         if manifest.config is None:
             raise InvalidArgument("invalid manifest: an index within an index")
         if manifest.config.size > limits.CONFIG_MAX:

@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -16,10 +17,10 @@ import msgspec
 from api.errors import NotFound, ShoalError, Unauthorized, Upstream
 from api.types.auth import AuthConfig
 from base.ids import short_id
-from worker.engine.images import limits, manifest
+from worker.engine.images import limits, manifest, names
 from worker.engine.images.compression import compress, format_of
 from worker.engine.images.ingestion import Ingestion
-from worker.engine.images.model import LayerRecord
+from worker.engine.images.model import Index, LayerRecord
 from worker.engine.images.names import Reference
 from worker.engine.images.progress import Report, state, step
 from worker.engine.images.registry import RegistryConfig, RegistryError, Repository, endpoints
@@ -91,7 +92,10 @@ class Pusher:
         try:
             async with asyncio.TaskGroup() as group:
                 started = [
-                    group.create_task(self._layer(slots, repository, pins, layer, report), name=f"push {layer.diff_id}")
+                    group.create_task(
+                        self._layer(slots, repository, pins, layer, _elsewhere(index, layer, reference), report),
+                        name=f"push {layer.diff_id}",
+                    )
                     for layer in layers
                 ]
         except BaseExceptionGroup as errors:
@@ -108,7 +112,13 @@ class Pusher:
         return digest
 
     async def _layer(
-        self, slots: asyncio.Semaphore, repository: Repository, pins: Ingestion, layer: LayerRecord, report: Report
+        self,
+        slots: asyncio.Semaphore,
+        repository: Repository,
+        pins: Ingestion,
+        layer: LayerRecord,
+        elsewhere: str,
+        report: Report,
     ) -> _Blob:
         key = short_id(layer.diff_id)
         if slots.locked():
@@ -118,8 +128,11 @@ class Pusher:
             if await repository.has_blob(blob.digest):
                 report(state("Layer already exists", key))
                 return blob
-            await repository.upload(blob.digest, blob.size, lambda: self._read(blob, key, report))
-            report(state("Pushed", key))
+            content = partial(self._read, blob, key, report)
+            if await repository.upload(blob.digest, blob.size, content, elsewhere):
+                report(state("Pushed", key))
+            else:
+                report(state(f"Mounted from {elsewhere}", key))
             return blob
 
     async def _compressed(self, pins: Ingestion, layer: LayerRecord) -> _Blob:
@@ -149,6 +162,16 @@ class Pusher:
                 if now - last >= _PROGRESS_INTERVAL_S:
                     last = now
                     report(step("Pushing", at, blob.size, key))
+
+
+def _elsewhere(index: Index, layer: LayerRecord, reference: Reference) -> str:
+    """Another repository of the same registry that was seen there with this layer; "" when none was."""
+    for key, image in sorted(index.references.items()):
+        other = names.parse(key)
+        elsewhere = other.domain == reference.domain and other.path != reference.path
+        if elsewhere and other.digest and layer.chain in index.images[image].chains:
+            return other.path
+    return ""
 
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:

@@ -311,17 +311,30 @@ class Repository:
                 return False
             raise
 
-    async def upload(self, digest: str, size: int, content: Callable[[], AsyncIterator[bytes]]) -> None:
-        """Upload a blob; `content` gives its bytes afresh for each attempt."""
+    async def upload(
+        self, digest: str, size: int, content: Callable[[], AsyncIterator[bytes]], elsewhere: str = ""
+    ) -> bool:
+        """Upload a blob; `content` gives its bytes afresh for each attempt.
 
-        async def send() -> None:
-            async with self.request("POST", self.url("blobs/uploads/"), {"Content-Length": "0"}) as response:
+        Args:
+            elsewhere: a repository of the same registry that may have it, for the registry to take it from there.
+
+        Returns: False when the registry did, and nothing was sent.
+        """
+
+        async def send() -> bool:
+            start = self.url("blobs/uploads/")
+            if elsewhere:
+                start = start.update_query({"mount": digest, "from": elsewhere})
+            async with self.request("POST", start, {"Content-Length": "0"}) as response:
+                if response.status == 201 and elsewhere:
+                    return False
                 where = response.url.join(URL(response.headers["Location"], encoded=True))
             headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
             async with self.request("PUT", where.update_query(digest=digest), headers, content()):
-                pass
+                return True
 
-        await self.retried(send)
+        return await self.retried(send)
 
     async def put_manifest(self, tag: str, raw: bytes, media_type: str) -> str:
         """Publish a manifest under a tag; returns its digest."""
