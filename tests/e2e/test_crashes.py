@@ -72,9 +72,10 @@ class User:
         self.connected = "yes" if "NetworkMode" in host else "no"
 
     def start(self) -> None:
-        self.container = UNKNOWN
+        self.container = self.connected = UNKNOWN
         self._ask("POST", f"/containers/{self.name}/start", None, 204)
         self.container = "running"
+        self.connected = self.now()["connected"]  # one that was taken off its last network has joined it again
 
     def stop(self) -> None:
         self.container = UNKNOWN

@@ -19,6 +19,7 @@ import dns.query
 import dns.rcode
 import dns.rrset
 import pytest
+from msgspec.structs import replace
 from pyroute2 import IPRoute
 
 from api.errors import Conflict, Forbidden, NotFound
@@ -27,8 +28,9 @@ from api.types.network import IPAM, IPAMConfig, NetworkCreate
 from worker.engine.networks.controller import NetworkController
 from worker.engine.networks.nft import apply_here
 from worker.engine.networks.ports import PortInUse
+from worker.engine.networks.records import SANDBOXES, SandboxRecord
 from worker.engine.parts import NetworkRequest, Sandbox
-from worker.engine.records import Records
+from worker.engine.records import Put, Records
 from worker.engine.syscalls import netns
 
 pytestmark = pytest.mark.root
@@ -357,6 +359,34 @@ def test_a_new_daemon_keeps_the_running_and_removes_the_rest(tmp_path: Path) -> 
             assert len(links() - {"lo", "shoal0"}) == 1
             fresh = await networks.attach(request(tmp_path, "fresh"))
             assert sole_address(fresh) == "172.17.0.3"
+
+    alone(body)
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["the past one first", "the past one last"])
+def test_two_sandboxes_of_one_container_after_a_crash(tmp_path: Path, before: bool) -> None:
+    async def body() -> None:
+        web = request(tmp_path, "web", "blue")
+        records = Records(tmp_path / "engine.db")
+        async with controller(tmp_path) as networks:
+            await networks.create(NetworkCreate(name="blue"))
+            await networks.attach(web)
+            await records.open()
+            (past,) = (await records.all(SANDBOXES, SandboxRecord)).values()
+            await networks.attach(web)
+        # The crash came before the record of the run that had ended was removed.
+        past = replace(past, id=("0" if before else "f") * len(past.id))
+        await records.write(Put(SANDBOXES, past.id, past))
+        async with controller(tmp_path) as networks:
+            await networks.reconcile([web.container_id])
+            assert len(await records.all(SANDBOXES, SandboxRecord)) == 1
+            sandbox = await networks.sandbox(web.container_id)
+            assert sandbox is not None
+            assert sandbox.netns is not None
+            assert sandbox.netns.exists()
+            await networks.detach(web.container_id)
+            await networks.remove("blue")
+        await records.close()
 
     alone(body)
 

@@ -181,6 +181,8 @@ class FakeNetworks:
         self.attached: dict[str, NetworkRequest] = {}
         self.refuses: ShoalError | None = None
         self.kept: list[str] = []
+        self.joined: dict[str, EndpointSettings] = {}
+        """On top of the bridge, for every sandbox."""
 
     async def check(self, request: NetworkRequest) -> None:
         if request.mode == "nosuch":
@@ -205,7 +207,7 @@ class FakeNetworks:
         bridge = EndpointSettings(network_id="e" * 64, ip_address="172.17.0.2", ip_prefix_len=16)
         ports = {key: list(request.ports.get(key, [])) or None for key in [*request.exposed, *request.ports]}
         files = [request.directory / name for name in ("hosts", "hostname", "resolv.conf")]
-        return Sandbox(Path("/run/ns"), {"bridge": bridge}, ports, *files, sandbox_id="5" * 64)
+        return Sandbox(Path("/run/ns"), {"bridge": bridge, **self.joined}, ports, *files, sandbox_id="5" * 64)
 
     async def reconcile(self, running: Sequence[str]) -> None:
         self.kept = list(running)

@@ -9,7 +9,7 @@ import pytest
 
 from api.errors import Conflict, Forbidden, InvalidArgument, NotFound, NotModified, NotSupported
 from api.types.container import RestartPolicy, UpdateBody
-from api.types.endpoint import PortBinding
+from api.types.endpoint import EndpointSettings, PortBinding
 from tests.unit.engine.conftest import Bench
 
 
@@ -305,6 +305,15 @@ async def test_after_a_crash_the_running_are_adopted_and_the_rest_is_cleaned(ben
     assert not (bench.directory / "data/containers" / half).exists()
     await after.stop(stays, 1)
     await until(lambda: not bench.volumes.mounted)
+
+
+async def test_a_network_joined_right_before_a_crash_is_kept(bench: Bench) -> None:
+    await bench.run("web")
+    bench.networks.joined["other"] = EndpointSettings()
+    after = await bench.again()
+    assert set((await after.inspect("web")).network_settings.networks) == {"bridge", "other"}
+    await after.stop("web", 1)
+    assert set((await after.inspect("web")).network_settings.networks) == {"bridge", "other"}
 
 
 async def test_a_removal_cut_short_is_finished(bench: Bench) -> None:

@@ -162,12 +162,12 @@ class Creator:
         if mount.type != "volume":
             return mount
         volumes = self._kit.volumes
-        view = await volumes.ensure(mount.name, mount.driver or "local", {}, {})
+        view = await volumes.ensure(mount.name, mount.driver, {}, {})
         if view.created:
             undo.push_async_callback(volumes.remove, view.name)
         undo.push_async_callback(volumes.release, view.name, container_id)
         await volumes.hold(view.name, container_id)
-        return msgspec.structs.replace(mount, name=view.name, driver=view.driver, source=str(view.mountpoint))
+        return msgspec.structs.replace(mount, name=view.name, driver=view.driver, source=str(view.mountpoint or ""))
 
 
 def _mount_of(bind: Bind, driver: str) -> MountRecord:

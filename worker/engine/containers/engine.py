@@ -92,7 +92,8 @@ class Containers:
         self._creator = Creator(kit, rootfs, starter)
         self._lifecycle = Lifecycle(kit, starter, exits)
         self._remover = Remover(kit, rootfs, self._lifecycle, self.execs)
-        self._restorer = Restorer(kit, rootfs, starter, exits, self._remover)
+        self._membership = Membership(kit, starter)
+        self._restorer = Restorer(kit, rootfs, starter, exits, self._remover, self._membership)
         self._lister = Lister(kit, sizes)
         self._inspector = Inspector(kit, sizes)
         self._attacher = Attacher(kit, self._logs)
@@ -102,7 +103,6 @@ class Containers:
         self._exporter = Exporter(kit, rootfs)
         self._archiver = Archiver(kit, rootfs)
         self._updater = Updater(kit)
-        self._membership = Membership(kit, starter)
 
     async def start_up(self) -> None:
         """Load the records, adopt what runs, clean what nobody owns, start what its policy wants running."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import msgspec
 
 from api.errors import Forbidden, NotFound
@@ -9,6 +11,12 @@ from api.types.endpoint import EndpointSettings
 from worker.engine.containers.kit import Kit
 from worker.engine.containers.listing import networks_of
 from worker.engine.containers.start import Starter
+from worker.engine.containers.store import Container
+
+log = logging.getLogger(__name__)
+
+SWARM_LABELS = "com.docker.swarm."
+"""A task's networks are the managers' to say."""
 
 
 class Membership:
@@ -47,10 +55,28 @@ class Membership:
                 await self._kit.networks.disconnect(record.id, network, force=force)
             elif network not in networks_of(record, None):
                 raise NotFound(f"container {record.id} is not connected to network {network}")
-            rest = {name: wish for name, wish in record.endpoints.items() if name != network}
-            host = record.host_config
-            is_main = network == ("bridge" if host.network_mode == "default" else host.network_mode)
-            if is_main and rest:
-                host = msgspec.structs.replace(host, network_mode=next(iter(rest)))
-            on_none = is_main and not rest
-            await self._kit.store.save(container, endpoints=rest, host_config=host, on_no_network=on_none)
+            await self._keep(container, {name for name in networks_of(record, None) if name != network})
+
+    async def take_up(self, container: Container) -> None:
+        """For a container that ran on while the daemon was away: a crash may have come after the network was done and
+        before the record was."""
+        record = container.record
+        if record.host_config.network_mode in ("host", "none") or record.host_config.network_mode.startswith(
+            "container:"
+        ):
+            return
+        sandbox = await self._kit.networks.sandbox(record.id)
+        if sandbox is None or any(label.startswith(SWARM_LABELS) for label in record.config.labels or {}):
+            return
+        if set(sandbox.endpoints) != set(networks_of(record, None)):
+            log.info("networks taken from what runs container=%s", record.id[:12])
+            await self._keep(container, set(sandbox.endpoints))
+
+    async def _keep(self, container: Container, names: set[str]) -> None:
+        """From now on the container is on these networks and no other."""
+        record, host = container.record, container.record.host_config
+        endpoints = {name: wish for name, wish in networks_of(record, None).items() if name in names}
+        endpoints |= {name: EndpointSettings() for name in sorted(names - set(endpoints))}
+        if names and ("bridge" if host.network_mode == "default" else host.network_mode) not in names:
+            host = msgspec.structs.replace(host, network_mode=next(iter(endpoints)))
+        await self._kit.store.save(container, endpoints=endpoints, host_config=host, on_no_network=not names)

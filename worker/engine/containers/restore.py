@@ -13,6 +13,7 @@ import os
 from api.errors import ShoalError
 from worker.engine.containers.exits import Exits
 from worker.engine.containers.kit import Kit
+from worker.engine.containers.membership import Membership
 from worker.engine.containers.plan import process_io
 from worker.engine.containers.remove import Remover
 from worker.engine.containers.restart import at_daemon_start
@@ -29,12 +30,15 @@ STARTS_AT_ONCE = 4
 
 
 class Restorer:
-    def __init__(self, kit: Kit, rootfs: Rootfs, starter: Starter, exits: Exits, remover: Remover) -> None:
+    def __init__(
+        self, kit: Kit, rootfs: Rootfs, starter: Starter, exits: Exits, remover: Remover, membership: Membership
+    ) -> None:
         self._kit = kit
         self._rootfs = rootfs
         self._starter = starter
         self._exits = exits
         self._remover = remover
+        self._membership = membership
 
     async def restore(self) -> None:
         """Everything; restart policies go on in the background."""
@@ -69,6 +73,7 @@ class Restorer:
         self._rootfs.keep(container.id)
         if process is not None:
             container.process = process
+            await self._membership.take_up(container)
             self._exits.watch(container, process)
             return
         log.warning("container is gone without a trace container=%s", container.id[:12])
