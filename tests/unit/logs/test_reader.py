@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,8 +22,15 @@ def write(path: Path, *numbers: int, stream: str = "stdout") -> None:
             file.write(f'{{"log":"{number}\\n","stream":"{stream}","time":"1970-01-01T00:00:{number:02}Z"}}\n')
 
 
+async def lines_of(path: Path, **options: Any) -> AsyncIterator[LogLine]:
+    """One by one."""
+    async for some in read_logs(path, **options):
+        for line in some:
+            yield line
+
+
 async def read(path: Path, **options: object) -> list[int]:
-    return [int(line.data) async for line in read_logs(path, **options)]  # type: ignore[arg-type]
+    return [int(line.data) async for line in lines_of(path, **options)]
 
 
 async def test_all_in_order_from_the_oldest_file(tmp_path: Path) -> None:
@@ -61,7 +70,7 @@ async def test_the_last_lines_are_found_over_chunks_and_files_and_followed_on(tm
     for tail in (0, 1, 5_000, 29_999, 30_000, 99_999):
         assert await read(path, tail=tail) == list(range(max(0, 30_000 - tail), 30_000))
     ended = asyncio.Event()
-    lines = read_logs(path, follow=True, tail=2, ended=ended)
+    lines = lines_of(path, follow=True, tail=2, ended=ended)
     assert [int((await anext(lines)).data) for _ in range(2)] == [29_998, 29_999]
     log.write(1, b"30000\n")
     ended.set()
@@ -76,7 +85,7 @@ async def test_a_line_half_written_when_the_last_are_sought_comes_whole(tmp_path
     with path.open("ab") as file:
         file.write(whole[:20])
     ended = asyncio.Event()
-    lines = read_logs(path, follow=True, tail=1, ended=ended)
+    lines = lines_of(path, follow=True, tail=1, ended=ended)
     assert int((await anext(lines)).data) == 1
     with path.open("ab") as file:
         file.write(whole[20:])
@@ -99,7 +108,7 @@ async def test_follow_drains_what_came_before_the_end(tmp_path: Path) -> None:
     path = tmp_path / "log"
     ended = asyncio.Event()
     write(path, 1)
-    lines = read_logs(path, follow=True, ended=ended)
+    lines = lines_of(path, follow=True, ended=ended)
     assert int((await anext(lines)).data) == 1
     write(path, 2)
     assert int((await anext(lines)).data) == 2
@@ -119,7 +128,7 @@ async def test_a_follower_passes_rotations_without_gap_or_repeat(tmp_path: Path,
     path = tmp_path / "log"
     ended = asyncio.Event()
     write(path, 1)
-    lines = read_logs(path, follow=True, ended=ended)
+    lines = lines_of(path, follow=True, ended=ended)
     assert int((await anext(lines)).data) == 1
     number = 2
     for _ in range(rotations):
@@ -139,7 +148,7 @@ async def test_a_follower_meets_a_rotation_half_done(tmp_path: Path) -> None:
     ended = asyncio.Event()
     for number, name in enumerate(("log.3", "log.2", "log.1", "log"), start=1):
         write(path.with_name(name), number)
-    lines = read_logs(path, follow=True, ended=ended)
+    lines = lines_of(path, follow=True, ended=ended)
     assert int((await anext(lines)).data) == 1
     path.with_name("log.3").rename(path.with_name("log.4"))
     path.with_name("log.2").rename(path.with_name("log.3"))  # and log.1 is still to be renamed

@@ -44,9 +44,15 @@ class Logs:
             pool=self._kit.disk,
         )
         details = details_of(container.record) if options.details else ""
-        async for line in lines:
-            data = _dressed(line, options, details)
-            yield data if raw else frame(STDERR if line.stream == "stderr" else STDOUT, data)
+        plain = not (options.timestamps or options.details)
+        async for some in lines:
+            dressed = some if plain else [line._replace(data=_dressed(line, options, details)) for line in some]
+            if raw:
+                data = b"".join(line.data for line in dressed)
+            else:
+                data = b"".join(frame(STDERR if line.stream == "stderr" else STDOUT, line.data) for line in dressed)
+            if data:
+                yield data
 
 
 def details_of(record: ContainerRecord) -> str:

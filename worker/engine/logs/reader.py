@@ -8,11 +8,14 @@ a thread; a damaged line (the machine lost power while it was written) is passed
 from __future__ import annotations
 
 import asyncio
+import functools
+import itertools
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -26,8 +29,7 @@ POLL_SECONDS = 0.05
 END_AFTER_MISSING = 3
 
 
-@dataclass(frozen=True)
-class LogLine:
+class LogLine(NamedTuple):
     """One entry: a line with its newline, or a part of a long line without."""
 
     stream: str
@@ -45,11 +47,24 @@ class _Entry(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Entry).decode
 
 
+def _time_ns(text: str) -> int:
+    """`parse_time` for what our monitor and dockerd write: the second is looked up, since many lines share one."""
+    fraction = text[20:-1]
+    if text[-1:] == "Z" and len(fraction) == 9 and fraction.isdecimal() and text[19] == ".":
+        return _second_ns(text[:19]) + int(fraction)
+    return parse_time(text)
+
+
+@functools.lru_cache(maxsize=16)
+def _second_ns(text: str) -> int:
+    return parse_time(text + "Z")
+
+
 def parse_entry(line: bytes) -> LogLine | None:
     """One line of a log file; None if it is damaged."""
     try:
         entry = _decode(line)
-        return LogLine(entry.stream, parse_time(entry.time), entry.log.encode("utf-8", "replace"))
+        return LogLine(entry.stream, _time_ns(entry.time), entry.log.encode("utf-8", "replace"))
     except (msgspec.DecodeError, ValueError):
         return None
 
@@ -64,8 +79,8 @@ async def read_logs(
     streams: Sequence[str] = ("stdout", "stderr"),
     ended: asyncio.Event | None = None,
     pool: Pool | None = None,
-) -> AsyncIterator[LogLine]:
-    """The entries of the log at `path`, oldest first.
+) -> AsyncIterator[list[LogLine]]:
+    """The entries of the log at `path`, oldest first, in lists of many: a log is read at the pace of its lists.
 
     Args:
         follow: go on as the log grows; ends once `ended` is set and everything is read (None: never).
@@ -86,18 +101,19 @@ async def read_logs(
     try:
         if tail >= 0:
             select = _Selection(since_ns, until_ns, frozenset(streams))
-            for line in await pool.run(reader.last, tail, select) if pool is not None else reader.last(tail, select):
-                yield line
+            yield await pool.run(reader.last, tail, select) if pool is not None else reader.last(tail, select)
         while True:
             # Asked before reading: what was written before the end is then certainly read.
             over = not follow or (ended is not None and ended.is_set())
             lines = await piece()
-            for line in lines:
-                if until_ns and line.time_ns > until_ns:
-                    return
-                if wanted(line):
-                    yield line
-            if not lines:
+            if until_ns and any(line.time_ns > until_ns for line in lines):
+                yield [
+                    line for line in itertools.takewhile(lambda line: line.time_ns <= until_ns, lines) if wanted(line)
+                ]
+                return
+            if lines:
+                yield [line for line in lines if wanted(line)]
+            else:
                 if over:
                     return
                 await _pause(ended)
