@@ -46,8 +46,8 @@ def once(lab: Lab) -> float:
     leader = next(row["Hostname"] for row in swarm.nodes(lab, "m1") if row["ManagerStatus"] == "Leader")
     rest = [name for name in MANAGERS if name != leader]
     written, stop = threading.Event(), threading.Event()
+    began = time.monotonic()  # before: `kill` returns only when it has seen the process gone
     lab.kill(leader)
-    began = time.monotonic()
     threads = [threading.Thread(target=_write, args=(lab.socket(name), written, stop), daemon=True) for name in rest]
     for thread in threads:
         thread.start()

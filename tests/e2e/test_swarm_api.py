@@ -255,6 +255,22 @@ def test_a_node_joins(one: Docker, two: Docker, role: str, listen: str, advertis
         assert post(two, "/swarm/leave?force=1").status == 200
 
 
+def test_a_join_that_fails_half_way_leaves_a_record_that_can_be_removed(lab: Lab, one: Docker, two: Docker) -> None:
+    assert init(one).status == 200
+    holder = lab.run("m2", "sh", "-c", "busybox nc -l -p 2399 >/dev/null 2>&1 & echo $!").stdout.strip()
+    try:
+        until(lambda: any(each.endswith(":2399") for each in listening(lab, "m2")), timeout_s=5, what="the listener")
+        failed = join(two, tokens(one)["Manager"], ListenAddr="0.0.0.0:2399")
+        assert (failed.status, "2399" in failed.message, state(two)) == (500, True, "inactive")
+    finally:
+        lab.run("m2", "kill", holder)
+    for node in get(one, "/nodes"):  # the certificate was issued; the node never came
+        if not node.get("ManagerStatus", {}).get("Leader"):
+            assert one.http("DELETE", f"/v1.24/nodes/{node['ID']}").status == 200
+    assert len(get(one, "/nodes")) == 1
+    assert join(two, tokens(one)["Worker"]).status == 200
+
+
 def test_a_rotated_token_lets_nobody_in(one: Docker, two: Docker) -> None:
     assert init(one).status == 200
     old = tokens(one)["Worker"]
