@@ -16,7 +16,7 @@ from api.errors import Conflict, Internal, InvalidArgument, ShoalError
 from worker.engine.containers import links
 from worker.engine.containers.hostconfig import throttled
 from worker.engine.containers.inroot import copy_up, make_directories, read_text
-from worker.engine.containers.kit import Kit
+from worker.engine.containers.kit import Kit, Layout
 from worker.engine.containers.plan import Surroundings, process_io, settings
 from worker.engine.containers.records import ContainerRecord
 from worker.engine.containers.rootfs import Rootfs
@@ -99,7 +99,6 @@ class Starter:
             io=process_io(record, kit.layout),
             exit_file=kit.layout.exit_file(record.id),
         )
-        await kit.disk.run(_fresh, plan)
         process = await kit.runtime.create(plan)
         undo.push_async_callback(_quietly, "delete container", kit.runtime.delete, record.id)
         if around.ipc_owner:  # POSIX shared memory is files: it is shared by sharing the mount
@@ -125,16 +124,9 @@ class Starter:
     async def _look_up(
         self, record: ContainerRecord, sources: dict[str, Path], undo: contextlib.AsyncExitStack
     ) -> Surroundings:
-        kit, config, wish = self._kit, record.config, record.host_config
-        root = kit.layout.merged(record.id)
-        passwd = await kit.disk.run(read_text, root, "/etc/passwd")
-        group = await kit.disk.run(read_text, root, "/etc/group")
-        identity = users.resolve(config.user, passwd, group, wish.group_add or [])
-        if config.working_dir not in ("", "/"):
-            await kit.disk.run(make_directories, root, config.working_dir)
-        devices, throttles = await kit.disk.run(_devices, record), {}
-        if wanted := throttled(wish):
-            throttles = await kit.disk.run(_throttles, wanted)
+        kit, wish = self._kit, record.host_config
+        # One job: each change of thread costs as much as all of this.
+        identity, devices, throttles = await kit.disk.run(_prepare, record, kit.layout)
         pid_ns = self._namespace(wish.pid_mode, "pid")
         ipc_ns = self._namespace(wish.ipc_mode, "ipc")
         linked = await self._linked(record)
@@ -252,9 +244,18 @@ async def _quietly(what: str, step: Callable[..., Awaitable[None]], *args: objec
         log.warning("undoing a failed start: step failed step=%s error=%s", what, error)
 
 
-def _fresh(plan: ContainerPlan) -> None:
-    plan.exit_file.unlink(missing_ok=True)
-    plan.bundle.mkdir(parents=True, exist_ok=True)
+def _prepare(
+    record: ContainerRecord, layout: Layout
+) -> tuple[users.Identity, list[DeviceNode], dict[str, list[Throttle]]]:
+    """Who it runs as and the devices it uses; its working directory and a fresh bundle are made."""
+    config, wish, root = record.config, record.host_config, layout.merged(record.id)
+    passwd, group = read_text(root, "/etc/passwd"), read_text(root, "/etc/group")
+    identity = users.resolve(config.user, passwd, group, wish.group_add or [])
+    if config.working_dir not in ("", "/"):
+        make_directories(root, config.working_dir)
+    layout.exit_file(record.id).unlink(missing_ok=True)
+    layout.bundle(record.id).mkdir(parents=True, exist_ok=True)
+    return identity, _devices(record), _throttles(throttled(wish))
 
 
 def _bind_source(path: Path) -> None:
