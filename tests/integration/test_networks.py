@@ -391,6 +391,31 @@ def test_two_sandboxes_of_one_container_after_a_crash(tmp_path: Path, before: bo
     alone(body)
 
 
+def test_an_endpoint_whose_link_a_crash_took_is_given_up(tmp_path: Path) -> None:
+    async def body() -> None:
+        web = request(tmp_path, "web", ports={"80/tcp": [PortBinding(host_port="8080")]})
+        records = Records(tmp_path / "engine.db")
+        async with controller(tmp_path) as networks:
+            await networks.create(NetworkCreate(name="blue"))
+            await networks.attach(web)
+            await networks.connect(web.container_id, "blue", EndpointSettings())
+            await records.open()
+            (record,) = (await records.all(SANDBOXES, SandboxRecord)).values()
+        subprocess.run(["ip", "link", "del", record.endpoints[1].link], check=True)
+        async with controller(tmp_path) as networks:
+            await networks.reconcile([web.container_id])
+            sandbox = await networks.sandbox(web.container_id)
+            assert sandbox is not None
+            assert set(sandbox.endpoints) == {"bridge"}
+            assert sandbox.ports["80/tcp"]
+            await networks.connect(web.container_id, "blue", EndpointSettings())
+            await networks.detach(web.container_id)
+            await networks.remove("blue")
+        await records.close()
+
+    alone(body)
+
+
 def test_rules_that_somebody_flushed_come_back_with_the_next_change(tmp_path: Path) -> None:
     async def body() -> None:
         async with controller(tmp_path) as networks:

@@ -405,7 +405,24 @@ class NetworkController:
         self._data_plane.start()
 
     async def _take_up_again(self, record: SandboxRecord) -> None:
-        """A sandbox whose container ran on while no daemon was there: its DNS server went, the rest is untouched."""
+        """A sandbox whose container ran on while no daemon was there: its DNS server went, the rest is untouched. An
+        endpoint without its link is one that was being made or taken away, and nobody was told: it goes."""
+        there = [
+            made
+            for made in record.endpoints
+            if made.overlay or not made.link or await self._plumbing.link_exists(made.link)
+        ]
+        if len(there) < len(record.endpoints):
+            lost = [made for made in record.endpoints if made not in there]
+            log.info("half-made endpoints removed container=%s", record.container_id[:12])
+            addresses = {made.address for made in lost}
+            ports = tuple(port for port in record.published if port.container_ip in addresses)
+            kept = tuple(port for port in record.published if port not in ports)
+            record = replace(record, endpoints=tuple(there), published=kept)
+            await self._records.write(Put(r.SANDBOXES, record.id, record))
+            self._remember(record)
+            await self._plumbing.unpublish(ports)
+            planning.release(lost, self._catalog)
         if not await self._plumbing.namespace_of(record):
             log.warning("network namespace of a running container is lost container=%s", record.container_id)
         elif record.embedded_dns:
