@@ -17,6 +17,7 @@ MNT_DETACH = 2
 PAGE = 4096
 """mount(2) takes no more bytes of options than this."""
 
+_WHOLE_UPPER = ("redirect_dir", "metacopy")
 _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 429, 430, 431, 432  # the same on every architecture
 _FSOPEN_CLOEXEC = 1
 _FSCONFIG_SET_STRING, _FSCONFIG_CMD_CREATE = 1, 6
@@ -28,6 +29,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def overlay(lower: Sequence[Path], upper: Path, work: Path, target: Path) -> None:
     """Mount an overlay at `target`; `lower` is lowest first. Any number of layers (kernel 6.5), else what fits a page.
+
+    Whatever the kernel's defaults are, `upper` holds all there is of what was changed: renamed directories and files
+    with new owners are copied up whole, so that it can be read by itself (a commit does).
 
     Raises:
         OSError: with the step and the target in its text; nothing stays mounted.
@@ -48,6 +52,8 @@ def _overlay_by_fsconfig(top_first: Sequence[str], upper: Path, work: Path, targ
             _set(context, "lowerdir+", path)
         _set(context, "upperdir", os.fspath(upper))
         _set(context, "workdir", os.fspath(work))
+        for option in _WHOLE_UPPER:
+            _set(context, option, "off")
         _call(f"overlay at {target}", _FSCONFIG, context, _FSCONFIG_CMD_CREATE, None, None, 0)
         mount = _call(f"fsmount for {target}", _FSMOUNT, context, _FSMOUNT_CLOEXEC, 0)
     finally:
@@ -69,7 +75,8 @@ def _overlay_by_mount(top_first: Sequence[str], upper: Path, work: Path, target:
     for path in (*top_first, os.fspath(upper), os.fspath(work)):
         if "," in path or ":" in path:
             raise OSError(errno.EINVAL, "a path with , or : can't be part of an overlay on this kernel", path)
-    options = f"lowerdir={':'.join(top_first)},upperdir={upper},workdir={work}"
+    whole = "".join(f",{option}=off" for option in _WHOLE_UPPER)
+    options = f"lowerdir={':'.join(top_first)},upperdir={upper},workdir={work}{whole}"
     if len(os.fsencode(options)) >= PAGE:
         raise OSError(errno.E2BIG, f"{len(top_first)} layers are too many for this kernel", os.fspath(target))
     mount("overlay", target, "overlay", 0, options)
