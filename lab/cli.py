@@ -7,8 +7,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from lab import scenarios, swarm
 from lab import state as states
-from lab import swarm
 from lab.lab import Lab, ping
 from lab.paths import LabError
 from lab.state import alive
@@ -151,6 +151,14 @@ def _signal(text: str) -> int:
         raise argparse.ArgumentTypeError(f"no such signal: {text}") from None
 
 
+def scenario(lab: Lab, a: argparse.Namespace, rest: list[str]) -> int:
+    """lab scenario"""
+    if a.scenario:
+        return scenarios.run(a.scenario, a.times)
+    print("\n".join(scenarios.scenarios()))
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="script/lab", description="Several swarm hosts on this machine, made of namespaces. See docs/lab.md."
@@ -194,5 +202,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--host", dest="whole", action="store_true", help="then switch the host off")
     sub = command("start", start, "start a host and its engine", host=True)
     sub.add_argument("--timeout", type=float, default=60.0)
+    sub = command("scenario", scenario, "run a fault scenario in a lab of its own; without a name: list them")
+    sub.add_argument("scenario", nargs="?", default="", help="its name, or a part of it that fits no other")
+    sub.add_argument("--times", type=int, default=1, help="in a row")
     command("ip", ip, "the address of a host", host=True)
     return parser
