@@ -45,7 +45,7 @@ def texts(message: dns.message.Message) -> list[str]:
 def test_a_name_has_all_its_addresses_in_changing_order() -> None:
     assert sorted(texts(reply("WEB"))) == ADDRESSES["web"]
     assert len({tuple(texts(reply("web", seed=seed))) for seed in range(20)}) == 2
-    assert reply("web").answer[0].ttl == 600
+    assert reply("web").answer[0].ttl <= 5
 
 
 def test_a_known_name_never_goes_upstream() -> None:

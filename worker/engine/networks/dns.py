@@ -21,7 +21,8 @@ import dns.rdatatype
 import dns.reversename
 import dns.rrset
 
-TTL_S = 600
+TTL_S = 5
+"""Short: who caches an answer must not hold on to a task that is gone for longer than a moment."""
 UDP_BYTES_MIN = 512
 MESSAGE_BYTES_MAX = 65535
 _HEADER_BYTES = 12

@@ -1,8 +1,9 @@
 """One overlay network's place on this host: a namespace with a bridge and a VXLAN link. Blocking.
 
 The VXLAN link is made in the host's namespace, so that its packets travel on the host's underlay, and then moved. It
-learns nothing: who is where is written into its tables (`forwarding`), and address questions are answered from its
-neighbour entries, so no broadcast ever leaves the host. The gateway's address is on every host's bridge alike.
+is bound to no address: a host that moves to another one keeps its networks. It learns nothing: who is where is written
+into its tables (`forwarding`), and address questions are answered from its neighbour entries, so no broadcast ever
+leaves the host. The gateway's address is on every host's bridge alike.
 
 Source: `ip-link(8)` type vxlan; the kernel's Documentation/networking/vxlan.rst.
 """
@@ -71,7 +72,6 @@ def _move_vxlan(path: Path, overlay: Overlay) -> None:
             kind="vxlan",
             vxlan_id=overlay.vni,
             vxlan_port=PORT,
-            vxlan_local=overlay.local,
             vxlan_learning=0,
             vxlan_proxy=1,
         )
