@@ -139,7 +139,7 @@ def _not_negative(field: str, value: int | None) -> None:
 
 def _mode(mode: ServiceMode) -> ServiceMode:
     if mode.replicated is not None and mode.global_ is not None:
-        raise InvalidArgument("must specify either replicated mode or global mode")
+        raise InvalidArgument("must specify only one service mode")
     if mode.global_ is not None:
         return mode
     replicas = mode.replicated.replicas if mode.replicated is not None else None
@@ -155,8 +155,8 @@ def _mode(mode: ServiceMode) -> ServiceMode:
 def _task_template(task: TaskSpec) -> None:
     _container(task.container_spec)
     if task.resources is not None:
-        _resources("Limits", task.resources.limits)
-        _resources("Reservations", task.resources.reservations)
+        _resources(task.resources.limits)
+        _resources(task.resources.reservations)
     if task.restart_policy is not None:
         policy = task.restart_policy
         if policy.condition not in ("none", "on-failure", "any"):
@@ -203,13 +203,13 @@ def _mount(mount: Mount) -> None:
         raise InvalidArgument(f'invalid volume mount source, must not be an absolute path: "{mount.source}"')
 
 
-def _resources(field: str, resources: Resources | None) -> None:
+def _resources(resources: Resources | None) -> None:
     if resources is None:
         return
     if resources.nano_cpus and resources.nano_cpus < NANO_CPUS_MIN:
-        raise InvalidArgument(f"{field}: invalid cpu value {resources.nano_cpus / 1e9:g}: Must be at least 0.001")
+        raise InvalidArgument(f"invalid cpu value {resources.nano_cpus / 1e9:g}: Must be at least 0.001")
     if resources.memory_bytes and resources.memory_bytes < MEMORY_BYTES_MIN:
-        raise InvalidArgument(f"{field}: invalid memory value {resources.memory_bytes}: Must be at least 4MiB")
+        raise InvalidArgument(f"invalid memory value {resources.memory_bytes}: Must be at least 4MiB")
 
 
 def _networks(spec: ServiceSpec) -> None:
@@ -235,7 +235,7 @@ def _endpoint(endpoint: EndpointSpec | None) -> None:
     if endpoint.mode not in ("vip", "dnsrr"):
         raise InvalidArgument(f'invalid ResolutionMode: "{endpoint.mode}"')
     if endpoint.ports and endpoint.mode == "dnsrr":
-        raise InvalidArgument("EndpointSpec: ports can't be used with dnsrr mode")
+        raise InvalidArgument("EndpointSpec: port published with ingress mode can't be used with dnsrr mode")
     published: set[tuple[str, int]] = set()
     for port in endpoint.ports:
         if port.protocol not in ("tcp", "udp"):

@@ -244,5 +244,6 @@ def _check_ports(view: View, spec: ServiceSpec, service_id: str) -> None:
         for port in [*asked, *held]:
             if other.id != service_id and (port.protocol, port.published_port) in wanted:
                 raise InvalidArgument(
-                    f"port '{port.published_port}' is already in use by service '{other.spec.name}' ({other.id})"
+                    f"port '{port.published_port}' is already in use by service '{other.spec.name}' ({other.id}) "
+                    "as an ingress port"
                 )

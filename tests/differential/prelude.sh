@@ -91,3 +91,36 @@ history = [[item.get("created_by"), item.get("comment"), item.get("author"), boo
 print(json.dumps({"config": config, "author": document.get("author") or "", "os": document["os"], "history": history, "layers": layers}))
 END
 }
+
+# swarm: the engine is a swarm of its own, if it was in none.
+swarm() {
+    docker swarm init --advertise-addr 127.0.0.1 >/dev/null 2>&1
+    eventually docker node ls
+}
+
+# tasks SERVICE STATE COUNT: wait until so many of the service's tasks are in the state.
+tasks() {
+    local now
+    for _ in $(seq 150); do
+        now=$(docker service ps --format '{{.CurrentState}}' "$1" 2>&1 | grep -ci "^$2 ")
+        [ "$now" = "$3" ] && return 0
+        sleep 0.1
+    done
+    docker service ps --no-trunc "$1" >&2
+    return 1
+}
+
+# update SERVICE STATE: wait until its update is in the state.
+update() {
+    eventually sh -c '[ "$(docker service inspect --format "{{.UpdateStatus.State}}" $0)" = $1 ]' "$1" "$2"
+}
+
+# plain COMMAND...: without the words that dockerd's errors bring along from its own parts, and without ids in errors.
+plain() {
+    local words='s/rpc error: code = [A-Za-z]* desc = //; s/([a-z0-9]\{25\})/(id)/'
+    "$@" >out 2>err
+    local code=$?
+    sed "$words" out
+    sed "$words" err >&2
+    return $code
+}

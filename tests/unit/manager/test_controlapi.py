@@ -111,7 +111,7 @@ BAD_SERVICES: list[tuple[ServiceSpec, str]] = [
     (replace(spec(), mode=ServiceMode(replicated=ReplicatedService(replicas=-1))), "replicas must be non-negative"),
     (
         replace(spec(), mode=ServiceMode(replicated=ReplicatedService(), global_=GlobalService())),
-        "either replicated mode",
+        "only one service mode",
     ),
     (replace(spec(), update_config=UpdateConfig(failure_action="dance")), "failure action"),
     (replace(spec(), update_config=UpdateConfig(delay=-1)), "UpdateConfig.Delay"),
