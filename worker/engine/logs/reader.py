@@ -38,13 +38,13 @@ class LogLine(NamedTuple):
     data: bytes
 
 
-class _Entry(msgspec.Struct):
+class _Entry(msgspec.Struct, gc=False):
     log: str = ""
     stream: str = "stdout"
     time: str = ""
 
 
-_decode = msgspec.json.Decoder(_Entry).decode
+_decoder = msgspec.json.Decoder(_Entry)
 
 
 def _time_ns(text: str) -> int:
@@ -60,11 +60,23 @@ def _second_ns(text: str) -> int:
     return parse_time(text + "Z")
 
 
+def _line(entry: _Entry) -> LogLine:
+    return LogLine(entry.stream, _time_ns(entry.time), entry.log.encode("utf-8", "replace"))
+
+
+def _parse_all(whole: bytes) -> list[LogLine]:
+    """Complete lines of a log file; damaged ones are passed over."""
+    try:
+        return [_line(entry) for entry in _decoder.decode_lines(whole)]
+    except (msgspec.DecodeError, ValueError):
+        lines = (parse_entry(piece) for piece in whole.split(b"\n") if piece)
+        return [line for line in lines if line is not None]
+
+
 def parse_entry(line: bytes) -> LogLine | None:
     """One line of a log file; None if it is damaged."""
     try:
-        entry = _decode(line)
-        return LogLine(entry.stream, _time_ns(entry.time), entry.log.encode("utf-8", "replace"))
+        return _line(_decoder.decode(line))
     except (msgspec.DecodeError, ValueError):
         return None
 
@@ -95,6 +107,8 @@ async def read_logs(
     async def piece() -> list[LogLine]:
         return await pool.run(reader.read) if pool is not None else reader.read()
 
+    everything = since_ns == 0 and until_ns == 0 and {"stdout", "stderr"} <= set(streams)
+
     def wanted(line: LogLine) -> bool:
         return line.stream in streams and line.time_ns >= since_ns
 
@@ -112,7 +126,7 @@ async def read_logs(
                 ]
                 return
             if lines:
-                yield [line for line in lines if wanted(line)]
+                yield lines if everything else [line for line in lines if wanted(line)]
             else:
                 if over:
                     return
@@ -158,8 +172,7 @@ class _Reader:
                 return []
             data = os.read(self._fd, CHUNK)
             if data:
-                lines = list(self._split(data))
-                if lines:
+                if lines := self._split(data):
                     return lines
             elif not self._open_next():
                 return []
@@ -197,15 +210,15 @@ class _Reader:
                 os.close(opened)
         return list(found)
 
-    def _split(self, data: bytes) -> Iterator[LogLine]:
-        pieces = (self._rest + data).split(b"\n")
-        self._rest = pieces.pop()
+    def _split(self, data: bytes) -> list[LogLine]:
+        whole, newline, rest = data.rpartition(b"\n")
+        if not newline:
+            self._rest += data
+        else:
+            whole, self._rest = self._rest + whole, rest
         if len(self._rest) > MAX_LINE:
             self._rest = b""
-        for piece in pieces:
-            line = parse_entry(piece) if piece else None
-            if line is not None:
-                yield line
+        return _parse_all(whole) if newline else []
 
     def _open_first(self) -> bool:
         """The oldest file there is."""
