@@ -79,7 +79,7 @@ def differences(lab: Lab, docker: Docker) -> list[str]:
     volumes = docker.http("GET", "/v1.24/volumes").value["Volumes"]
     endpoints = sorted((key, name) for key, each in running.items() for name in each["NetworkSettings"]["Networks"])
     members = sorted((key, network["Name"]) for network in networks for key in network["Containers"])
-    published = [each["HostConfig"]["PortBindings"] or {} for each in running.values()]
+    published = [each["NetworkSettings"]["Ports"] for each in running.values()]
     said: dict[str, Any] = {
         "mounts": [
             *(f"{DATA}/containers/{key}/merged" for key in running),
@@ -92,7 +92,7 @@ def differences(lab: Lab, docker: Docker) -> list[str]:
         "runtime": running,
         "monitors": running,
         "execs": [],
-        "ports": [int(binding["HostPort"]) for ports in published for each in ports.values() for binding in each],
+        "ports": [int(binding["HostPort"]) for ports in published for each in ports.values() for binding in each or ()],
         "processes": [each["State"]["Pid"] for each in running.values()],
     }
     found = [f"{what}: said {sorted(s)}, real {real[what]}" for what, s in said.items() if sorted(s) != real[what]]
