@@ -69,7 +69,7 @@ class Archiver:
         container = self._kit.store.get(ref)
         place = Place.parse(path)
         async with self._view(container) as view:
-            return await self._pool.run(_look, view.root, place, container.id)
+            return await self._pool.run(_look, view.root, place, ref)
 
     async def get(self, ref: str, path: str) -> tuple[PathStat, AsyncGenerator[bytes, None]]:
         """What is at `path`, and a tar of it. Raises as `stat`."""
@@ -77,8 +77,8 @@ class Archiver:
         place = Place.parse(path)
         async with contextlib.AsyncExitStack() as stack:
             view = await stack.enter_async_context(self._view(container))
-            found = await self._pool.run(_look, view.root, place, container.id)
-            with _translated(place, container.id):  # it may go away while we look
+            found = await self._pool.run(_look, view.root, place, ref)
+            with _translated(place, ref):  # it may go away while we look
                 start = await self._pool.run(_real, view.root, place)
                 tar = Tree(view.root, start, place.name).pieces()
                 first = await self._pool.run(next, tar)
@@ -112,15 +112,22 @@ class Archiver:
         source = _Body(body)
         async with self._view(container) as view:
             try:
-                await self._pool.run(self._unpack, view.root, place, container.record, source, keep_kinds, as_user)
+                await self._pool.run(self._unpack, view.root, place, container.record, ref, source, keep_kinds, as_user)
             finally:
                 source.over = True
         self._kit.events.publish("container", "extract-to-dir", container.id, container.attributes())
 
     def _unpack(
-        self, root: int, place: Place, record: ContainerRecord, source: _Body, keep_kinds: bool, as_user: bool
+        self,
+        root: int,
+        place: Place,
+        record: ContainerRecord,
+        called: str,
+        source: _Body,
+        keep_kinds: bool,
+        as_user: bool,
     ) -> None:
-        directory = _open_target(root, place, record.id)
+        directory = _open_target(root, place, called)
         try:
             if os.fstatvfs(directory).f_flag & os.ST_RDONLY:
                 what = "mounted volume" if _on_volume(place, record) else "container rootfs"
@@ -214,8 +221,8 @@ class Place:
         return "." if self.contents else posixpath.basename(self.path) or "/"
 
 
-def _look(root: int, place: Place, container_id: str) -> PathStat:
-    with _translated(place, container_id):
+def _look(root: int, place: Place, called: str) -> PathStat:
+    with _translated(place, called):
         fd = open_in_root(root, place.path or ".", os.O_PATH | (0 if place.directory else os.O_NOFOLLOW))
     try:
         info = os.fstat(fd)
@@ -258,9 +265,9 @@ def _target(root: int, path: str, link: str) -> str:
         os.close(fd)
 
 
-def _open_target(root: int, place: Place, container_id: str) -> int:
+def _open_target(root: int, place: Place, called: str) -> int:
     """The directory to extract into."""
-    with _translated(place, container_id):
+    with _translated(place, called):
         fd = open_in_root(root, place.path or ".", os.O_PATH)
     if not stat.S_ISDIR(os.fstat(fd).st_mode):
         os.close(fd)
@@ -269,13 +276,14 @@ def _open_target(root: int, place: Place, container_id: str) -> int:
 
 
 @contextlib.contextmanager
-def _translated(place: Place, container_id: str) -> Iterator[None]:
+def _translated(place: Place, called: str) -> Iterator[None]:
+    """`called`: the container as the client named it."""
     try:
         yield
     except OSError as error:
         if error.errno not in _MISSING:
             raise
-        raise NotFound(f"Could not find the file /{place.path} in container {container_id}") from None
+        raise NotFound(f"Could not find the file /{place.path} in container {called}") from None
 
 
 def _on_volume(place: Place, record: ContainerRecord) -> bool:
