@@ -176,3 +176,14 @@ async def test_a_follower_agrees_with_a_writer_that_rotates_in_another_thread(tm
 def test_an_entry() -> None:
     line = parse_entry(b'{"log":"a\\u003c\\n","stream":"stderr","time":"1970-01-01T00:00:01.5Z","attrs":{"k":"v"}}')
     assert line == LogLine("stderr", 1_500_000_000, b"a<\n")
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 4096])
+async def test_pieces_may_be_cut_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr("worker.engine.logs.reader.CHUNK", size)
+    path = tmp_path / "log"
+    write(path, *range(20))
+    with path.open("a") as file:
+        file.write('{"log": damaged\n\n')
+    write(path, *range(20, 40))
+    assert await read(path) == list(range(40))
