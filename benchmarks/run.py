@@ -31,6 +31,9 @@ def main() -> int:
     network = commands.add_parser("network", help="swarm networks: between hosts, one update among many, to every node")
     network.add_argument("--turns", type=int, default=7, help="transfers of each kind (default 7)")
     network.add_argument("--reach", type=int, default=10, help="services to wait for (default 10)")
+    simulated = commands.add_parser("simulated", help="a service on simulated nodes, by a real manager over gRPC")
+    simulated.add_argument("--nodes", type=int, default=100)
+    simulated.add_argument("--tasks", type=int, default=1_000)
     arguments = parser.parse_args()
     if Path(sys.prefix) != ROOT / ".venv":  # started by the machine's Python
         os.execv(PYTHON, [str(PYTHON), str(Path(__file__).resolve()), *sys.argv[1:]])
@@ -39,11 +42,14 @@ def main() -> int:
     from benchmarks import failover as failover_benchmark
     from benchmarks import network as network_benchmark
     from benchmarks import scheduler as scheduler_benchmark
+    from benchmarks import simulated as simulated_benchmark
     from benchmarks import start as start_benchmark
     from lab.paths import LabError
 
     try:
-        if arguments.what == "scheduler":
+        if arguments.what == "simulated":
+            simulated_benchmark.run(arguments.nodes, arguments.tasks)
+        elif arguments.what == "scheduler":
             scheduler_benchmark.run(arguments.nodes, arguments.tasks)
         elif arguments.what == "engine":
             engine_benchmark.run(quick=arguments.quick)

@@ -31,6 +31,7 @@ from ca.identity import Identity
 from ca.tls import channel
 from manager.founding import found
 from manager.manager import Manager, ManagerConfig
+from manager.store.store import Store
 from raft.node import RaftNode
 from tests.unit.exec.engine import FakeEngine
 from worker.agent.agent import Agent
@@ -169,6 +170,17 @@ class Swarm:
         host.start_agent()
         await self.until_state(host, NodeState.READY)
         return host
+
+    async def join_worker(self, name: str) -> Host:
+        """As `add_worker`, without waiting for it to be Ready."""
+        host = await self._joined(name, "worker")
+        host.start_agent()
+        return host
+
+    def control_store(self) -> Store:
+        """The first manager's store."""
+        assert self.first.manager is not None
+        return self.first.manager.store
 
     async def until_state(self, host: Host, state: NodeState, through: Host | None = None) -> None:
         """Wait until the managers say that of the host."""

@@ -168,7 +168,8 @@ async def test_what_is_unknown_is_404(world: World) -> None:
 
 @pytest.mark.promise(
     "nodes.list.b2", "nodes.list.status.406", "nodes.inspect.b2", "nodes.inspect.status.406", "nodes.remove.b3",
-    "nodes.remove.status.406", "nodes.update.b9", "nodes.update.status.406", "services.list.status.406",
+    "nodes.remove.status.406", "nodes.update.b9", "nodes.update.status.406", "services.list.b2",
+    "services.list.status.406",
     "services.create.b3", "services.create.status.406", "services.remove.b2", "services.remove.status.406",
     "services.inspect.b2", "services.inspect.status.406", "services.update.b5", "services.update.status.406",
     "tasks.list.b2", "tasks.list.status.406", "tasks.inspect.b2", "tasks.inspect.status.406", "swarm.inspect.b2",
