@@ -379,7 +379,8 @@ def test_the_login_reaches_the_node_that_pulls(one: Swarm) -> None:
         assert task["Spec"]["ContainerSpec"]["Image"].endswith(":4")
 
 
-@pytest.mark.promise("services.list.b1", "services.list.b3", "services.list.b4", "services.list.b5", "services.list.query.filters",
+@pytest.mark.promise("services.list.b1", "services.list.b3", "services.list.b4", "services.list.b5",
+                     "services.list.query.filters",
                      "services.list.query.filters.id", "services.list.query.filters.label",
                      "services.list.query.filters.name", "tasks.list.b3", "tasks.list.b4", "tasks.list.b5",
                      "tasks.list.b6", "tasks.list.b7", "tasks.list.b8", "tasks.list.b10", "tasks.list.query.filters",
