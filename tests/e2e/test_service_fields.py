@@ -307,8 +307,7 @@ def test_a_task_that_no_node_can_take_says_why_and_runs_when_one_can(one: Swarm)
         return {"Placement": {"Constraints": list(constraints)}}
 
     def reason(name: str) -> str:
-        (task,) = one.tasks(name, "pending")
-        return str(task["Status"].get("Err", ""))
+        return "".join(task["Status"].get("Err", "") for task in one.tasks(name, "pending"))
 
     one.create(spec("zoned", task=placed("node.labels.zone == a")))
     one.create(spec("elsewhere", task=placed("node.role != manager")))
