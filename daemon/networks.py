@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from api.errors import Conflict, NotFound, NotInSwarm, Unavailable
+from api.errors import Conflict, InvalidArgument, NotFound, NotInSwarm, Unavailable
 from api.server.backends import ClusterBackend, ControlBackend
 from api.server.views import network_spec, overlay_view
 from api.types.network import Network, NetworkCreate, NetworkCreated
@@ -30,7 +30,9 @@ class Networks:
         """Raises NotInSwarm for an overlay on a node that is no manager."""
         if body.driver == OVERLAY or body.scope == "swarm":
             control = self._cluster.control()
-            if body.check_duplicate and any(one.name == body.name for one in self._local.list({})):
+            # Overlays known here are left out: one that the swarm has just removed may be among them.
+            own = [one.name for one in self._local.list({}) if one.driver != OVERLAY]
+            if body.check_duplicate and body.name in own:
                 raise Conflict(f"network with name {body.name} already exists")
             return NetworkCreated(id=await control.create_network(network_spec(body)))
         return await self._local.create(body)
@@ -38,18 +40,28 @@ class Networks:
     async def inspect(self, ref: str) -> Network:
         """Raises NotFound."""
         control = self._control()
+        own = self._own(ref, alone=control is None)
+        if own is not None or control is None:
+            return own or self._local.inspect(ref)
+        try:
+            network = await control.get_network(ref)
+        except Unavailable:  # no leader now: what this host was told holds
+            return self._local.inspect(ref)
+        here = {known.id: known for known in self._local.list({})}
+        return _merged(overlay_view(network), here.get(network.id))
+
+    def _own(self, ref: str, *, alone: bool = False) -> Network | None:
+        """The host's own network of this name or id. The overlays it was told of are the managers' to show: they may
+        have removed one meanwhile, or made another of its name. Raises InvalidArgument (ambiguous)."""
         try:
             found = self._local.inspect(ref)
         except NotFound:
-            if control is None:
+            return None
+        except InvalidArgument:
+            if alone or any(ref in (one.name, one.id) for one in self._local.list({}) if one.driver != OVERLAY):
                 raise
-            return overlay_view(await control.get_network(ref))
-        if found.driver != OVERLAY or control is None:
-            return found
-        try:
-            return _merged(overlay_view(await control.get_network(found.id)), found)
-        except Unavailable:  # no leader now: what this host was told holds
-            return found
+            return None
+        return found if found.driver != OVERLAY else None
 
     async def list(self, filters: Mapping[str, Sequence[str]]) -> list[Network]:
         """This host's networks, then the swarm's; without a leader, those of them that this host was told of."""
@@ -68,18 +80,14 @@ class Networks:
 
     async def remove(self, ref: str) -> None:
         """Raises NotFound, Forbidden (predefined, or in use)."""
-        try:
-            found = self._local.inspect(ref)
-        except NotFound:
-            control = self._control()
-            if control is None:
-                raise
-            await control.remove_network(ref)
-            return
-        if found.driver == OVERLAY:
-            await self._cluster.control().remove_network(found.id)
-        else:
+        if self._own(ref) is not None:
             await self._local.remove(ref)
+            return
+        control = self._control()
+        if control is None:
+            self._local.inspect(ref)  # NotFound, if it is
+            control = self._cluster.control()
+        await control.remove_network(ref)
 
     def _control(self) -> ControlBackend | None:
         try:

@@ -245,7 +245,7 @@ class Load:
 def test_a_rolling_update_fails_no_request(swarm_lab: Lab) -> None:
     web(swarm_lab, "roll", "-p", "8081:80", "--update-parallelism", "1", "--update-delay", "0s", replicas=4)
     wait_published(swarm_lab, "w2", 8081)
-    loads = [Load(swarm_lab, host, "http://127.0.0.1:8081/cgi-bin/who", 18) for host in ("m1", "w2")]
+    loads = [Load(swarm_lab, host, "http://127.0.0.1:8081/cgi-bin/who", 14) for host in ("m1", "w2")]
     cli(swarm_lab).ok("service", "update", "--env-add", "ROUND=2", "roll")
     time.sleep(8)
     cli(swarm_lab).ok("service", "scale", "roll=2")
