@@ -51,7 +51,8 @@ class GrpcTransport:
         self._events: TransportEvents | None = None
         self._peers: dict[int, str] = {}
         self._hints: dict[int, str] = {}
-        """Addresses that callers who are not in the membership gave: a joiner answers its leader with them."""
+        """Addresses that callers gave and the membership does not have: a joiner answers its leader with them, and a
+        member that moved is answered where it is, though no leader may be there yet to write that down."""
         self._links: dict[int, Link] = {}
         self._retired: set[Link] = set()
         self._retiring: TaskOwner | None = None
@@ -74,11 +75,16 @@ class GrpcTransport:
                 await link.close(drain=False)
 
     def set_peers(self, peers: Mapping[int, str]) -> None:
+        for peer, addr in peers.items():
+            if self._peers.get(peer) != addr:
+                self._hints.pop(peer, None)
         self._peers = dict(peers)
-        for peer in self._peers:
-            self._hints.pop(peer, None)
+        self._drop_stale()
+
+    def _drop_stale(self) -> None:
+        """Retire the links that lead elsewhere than their peers are."""
         for peer, link in list(self._links.items()):
-            if self._peers.get(peer) != link.addr:
+            if self._peers.get(peer) is None or self._address(peer) != link.addr:
                 del self._links[peer]
                 if self._retiring is not None:
                     self._retired.add(link)
@@ -95,10 +101,13 @@ class GrpcTransport:
             if link is not None:
                 link.send(message)
 
+    def _address(self, peer: int) -> str | None:
+        return self._hints.get(peer) or self._peers.get(peer)
+
     def _link(self, peer: int) -> Link | None:
         link = self._links.get(peer)
         if link is None:
-            addr = self._peers.get(peer) or self._hints.get(peer)
+            addr = self._address(peer)
             if not addr or self._events is None:
                 return None
             link = self._links[peer] = Link(
@@ -115,8 +124,13 @@ class GrpcTransport:
             raise NotFound(f"raft member {message.to:x} is not on this node")
         if not self._allow(peer, message.sender):
             raise Forbidden(f"node {peer.node_id} is not raft member {message.sender:x}")
-        if addr and message.sender not in self._peers and len(self._hints) < HINTS_MAX:
-            self._hints[message.sender] = addr
+        if addr and addr != self._address(message.sender):
+            if addr == self._peers.get(message.sender):
+                del self._hints[message.sender]
+            elif len(self._hints) < HINTS_MAX or message.sender in self._hints:
+                self._hints[message.sender] = addr
+            if message.sender in self._peers:
+                self._drop_stale()
         return self._events
 
     async def _take_messages(self, stream: AsyncIterator[Envelope], peer: Peer) -> Ack:

@@ -114,6 +114,23 @@ def test_a_leader_that_is_heard_by_nobody_or_hears_nobody_leads_no_more(three: L
         assert mark(cli(three, first)) == direction
 
 
+def test_what_node_ls_and_info_say_of_a_dead_manager_is_true_within_five_seconds(three: Lab) -> None:
+    first = leader(three, "m1")
+    victim = next(name for name in MANAGERS if name != first)
+    via = next(name for name in MANAGERS if name not in (first, victim))
+
+    def shown() -> str:
+        return next(row["ManagerStatus"] for row in swarm.nodes(three, via) if row["Hostname"] == victim)
+
+    three.kill(victim)
+    until(lambda: shown() == "Unreachable", timeout_s=5, what="the dead manager to be shown so")
+    info = "{{.Swarm.Nodes}} {{.Swarm.Managers}} {{.Swarm.ControlAvailable}} {{len .Swarm.RemoteManagers}}"
+    assert cli(three, via).ok("info", "--format", info) == "4 3 true 3"
+    assert cli(three, "w1").ok("info", "--format", info) == "0 0 false 3"
+    three.start(victim)
+    until(lambda: shown() == "Reachable", timeout_s=5, what="it to be shown as back")
+
+
 def test_all_managers_die_at_once_and_come_back_in_any_order(three: Lab) -> None:
     assert label(cli(three), "before")
     for name in MANAGERS:

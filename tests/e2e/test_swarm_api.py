@@ -289,7 +289,11 @@ def test_a_rotated_token_lets_nobody_in(one: Docker, two: Docker) -> None:
 def test_a_node_is_changed(one: Docker, two: Docker) -> None:
     assert init(one).status == 200
     assert join(two, tokens(one)["Worker"]).status == 200
-    (node,) = get(one, "/nodes?filters=%7B%22role%22%3A%5B%22worker%22%5D%7D")
+    workers = "/nodes?filters=%7B%22role%22%3A%5B%22worker%22%5D%7D"
+    until(  # its first session changes the record, and so the version
+        lambda: get(one, workers)[0]["Status"]["State"] == "ready", timeout_s=15, what="the worker to be ready"
+    )
+    (node,) = get(one, workers)
     path = f"/nodes/{node['ID']}/update?version="
     body = {"Annotations": {}, "Name": "hand", "Labels": {"rack": "3"}, "Role": "worker", "Availability": "drain"}
     assert post(one, path + str(node["Version"]["Index"] + 1), body).status == 500

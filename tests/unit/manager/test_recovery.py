@@ -124,6 +124,17 @@ async def test_managers_whose_certificates_have_all_expired_come_back_by_the_roo
         await swarm.add_worker("w1")
 
 
+async def test_of_two_managers_one_may_move_though_neither_can_lead_without_the_other(tmp_path: Path) -> None:
+    async with Swarm(tmp_path) as swarm:
+        second = await swarm.add_manager("m2")
+        for host in (second, swarm.first):
+            await host.kill()
+            host.addr = free_addr()
+            await host.start_manager()
+            host.start_agent()
+            await host.control().list_nodes({})
+
+
 async def test_a_lone_manager_that_moved_needs_nobody(tmp_path: Path) -> None:
     async with Swarm(tmp_path) as swarm:
         first = swarm.first
