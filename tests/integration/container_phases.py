@@ -14,6 +14,7 @@ from typing import Any
 
 from api.types.container import CreateBody, HostConfig, LogConfig, RestartPolicy
 from api.types.stream import LogOptions
+from api.wire.stdcopy import Deframer
 from base.clock import SystemClock
 from daemon.config import Config
 from daemon.engine import Engine
@@ -53,7 +54,9 @@ async def start(containers: Containers, name: str, script: str, **host: Any) -> 
 
 
 async def log_of(containers: Containers, name: str) -> str:
-    return "".join([piece[8:].decode() async for piece in containers.logs(name, EVERYTHING)])
+    deframer = Deframer()
+    pieces = [data async for cut in containers.logs(name, EVERYTHING) for _, data in deframer.receive_data(cut)]
+    return b"".join(pieces).decode()
 
 
 async def first_life(containers: Containers) -> dict[str, Any]:

@@ -133,6 +133,14 @@ async def test_of_two_managers_one_may_move_though_neither_can_lead_without_the_
             await host.start_manager()
             host.start_agent()
             await host.control().list_nodes({})
+            # The next one may move only when both know where this one is.
+            await swarm.until(lambda host=host: all(_knows(other, host) for other in (swarm.first, second)))
+
+
+def _knows(host: Host, other: Host) -> bool:
+    assert host.manager is not None
+    node = host.manager.store.view().get(Node, other.identity.node_id)
+    return node is not None and node.manager_status is not None and node.manager_status.addr == other.addr
 
 
 async def test_a_lone_manager_that_moved_needs_nobody(tmp_path: Path) -> None:
