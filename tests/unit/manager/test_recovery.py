@@ -132,9 +132,9 @@ async def test_of_two_managers_one_may_move_though_neither_can_lead_without_the_
             host.addr = free_addr()
             await host.start_manager()
             host.start_agent()
+            # The next one may move only when both know where this one is, which takes a leader.
+            await swarm.until(lambda host=host: all(_knows(other, host) for other in (swarm.first, second)), timeout=60)
             await host.control().list_nodes({})
-            # The next one may move only when both know where this one is.
-            await swarm.until(lambda host=host: all(_knows(other, host) for other in (swarm.first, second)))
 
 
 def _knows(host: Host, other: Host) -> bool:
