@@ -334,7 +334,7 @@ async def test_version_is_turned_down_to_what_was_asked(served: Served) -> None:
     assert "MinAPIVersion" not in json.loads(body)
 
 
-@pytest.mark.promise("misc.auth.status.200", "misc.auth.b3", "misc.auth.b4",
+@pytest.mark.promise("misc.auth.status.200", "misc.auth.b3",
                      "misc.auth.response.Status", "misc.auth.response.IdentityToken")  # fmt: skip
 async def test_auth_answers_with_a_token_if_there_is_one(served: Served) -> None:
     status, _, body = await served.send("POST", "/auth", b'{"username": "hannibal"}')

@@ -18,7 +18,6 @@ def load(tmp_path: Path, settings: dict[str, Any] | None = None, *flags: str) ->
     return config.load([*flags, "--config-file", str(file)])
 
 
-@pytest.mark.promise("general.listen.b2")
 def test_hosts_may_be_repeated(tmp_path: Path) -> None:
     found = load(tmp_path, None, "-H", "unix:///run/x.sock", "-H", "tcp://127.0.0.1:2375")
     assert found.hosts == ("unix:///run/x.sock", "tcp://127.0.0.1:2375")
