@@ -13,6 +13,7 @@ from api.errors import InvalidArgument, ShoalError
 from api.server.connection import Connection
 from api.server.keys import HEADERS, HIJACKED, STREAMING, VERSION
 from api.server.raw import RawStream
+from api.types import nulls
 from api.types.auth import AuthConfig, decode_auth
 from api.wire import filters as wire_filters
 from api.wire import versions
@@ -68,25 +69,11 @@ async def read_json(request: web.Request, kind: type[T], *, optional: bool = Fal
     if content_type and content_type.partition(";")[0].strip().lower() != "application/json":
         raise InvalidArgument(f"Content-Type specified ({content_type}) must be 'application/json'")
     try:
-        return _decode(data, kind)
+        return nulls.decode(data, kind)
     except msgspec.ValidationError as error:
         raise InvalidArgument(f"invalid request body: {error}") from None
     except msgspec.DecodeError as error:
         raise InvalidArgument(f"invalid JSON: {error}") from None
-
-
-def _decode(data: bytes, kind: type[T]) -> T:
-    """A key whose value is null counts as absent: clients send null for whatever they leave unset."""
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except msgspec.ValidationError:
-        return msgspec.convert(_without_nulls(msgspec.json.decode(data)), type=kind)
-
-
-def _without_nulls(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _to_json(request: web.Request, value: Any) -> bytes:

@@ -307,7 +307,7 @@ def test_credentials_for_base_images(single: Lab, docker: Docker) -> None:
         archive = context(f"FROM {registry}/app:v1\n")
         assert "pull access denied" in build(docker, archive).error
         logins = {"other.example.com": {"username": "x", "password": "y"},
-                  registry: {"username": "user", "password": "s3cret"}}  # fmt: skip
+                  registry: {"username": "user", "password": "s3cret", "email": None}}  # fmt: skip
         header = base64.urlsafe_b64encode(json.dumps(logins).encode()).decode()
         assert build(docker, archive, headers={"X-Registry-Config": header}).image
     assert build(docker, archive, headers={"X-Registry-Config": "!"}).status == 400
