@@ -58,9 +58,16 @@ class Raft(Protocol):
 class LeaderLink:
     """Satisfies `manager.controlapi.control.Leader`; its `serve` answers other managers."""
 
-    def __init__(self, raft: Raft, channels: Callable[[str], grpc.aio.Channel]) -> None:
+    def __init__(
+        self,
+        raft: Raft,
+        channels: Callable[[str], grpc.aio.Channel],
+        heard: Callable[[ops.MoveMember], None] = lambda operation: None,
+    ) -> None:
+        """`heard` is told of a member that moved, by itself, while nobody here can write that down."""
         self._raft = raft
         self._channels = channels
+        self._heard = heard
         self._handlers: ops.Handlers = {}
         self._channel: tuple[str, grpc.aio.Channel] | None = None
 
@@ -128,6 +135,8 @@ class LeaderLink:
         operation = msgspec.msgpack.decode(request.arguments, type=kind)
         status = self._raft.status()
         if not status.is_leader:
+            if isinstance(operation, ops.MoveMember) and operation.node_id == peer.node_id:
+                self._heard(operation)
             raise NotLeader(status.leader_id, status.leader_addr)
         return ForwardResponse(result=msgspec.msgpack.encode(await self._handlers[kind](operation)))
 

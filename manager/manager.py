@@ -223,7 +223,7 @@ class Manager:
         self.store.bind(raft)
         membership = Membership(self.store, raft)
         writes = Writes(self.store, membership, new_token)
-        link = LeaderLink(raft, self._channel)
+        link = LeaderLink(raft, self._channel, self._heard_of_move)
         link.bind({**writes.handlers(), **membership.handlers()})
         dispatcher = Dispatcher(self.store, lambda: _not_leader(raft))
         control = Control(self.store, link, self._identity.node_id)
@@ -325,6 +325,13 @@ class Manager:
                     others = [member.addr for member in members.values()]
                     await parts.link.execute_anywhere(operation, [*others, *self._join_addrs])
                 await watch.next(ADDRESS_POLL_S)
+
+    def _heard_of_move(self, operation: ops.MoveMember) -> None:
+        """There may be no leader because nobody reaches that member, and it may not know yet that its vote is needed:
+        answer it where it is from now on."""
+        node = self.store.view().get(Node, operation.node_id)
+        if node is not None and node.manager_status is not None and node.manager_status.raft_id:
+            self._transport.learn(node.manager_status.raft_id, operation.addr)
 
     # --- joining and leaving ------------------------------------------------------------------------------------
 

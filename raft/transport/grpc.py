@@ -124,14 +124,20 @@ class GrpcTransport:
             raise NotFound(f"raft member {message.to:x} is not on this node")
         if not self._allow(peer, message.sender):
             raise Forbidden(f"node {peer.node_id} is not raft member {message.sender:x}")
-        if addr and addr != self._address(message.sender):
-            if addr == self._peers.get(message.sender):
-                del self._hints[message.sender]
-            elif len(self._hints) < HINTS_MAX or message.sender in self._hints:
-                self._hints[message.sender] = addr
-            if message.sender in self._peers:
-                self._drop_stale()
+        if addr:
+            self.learn(message.sender, addr)
         return self._events
+
+    def learn(self, peer: int, addr: str) -> None:
+        """A member says where it listens; the caller has checked that it speaks for this id."""
+        if addr == self._address(peer):
+            return
+        if addr == self._peers.get(peer):
+            del self._hints[peer]
+        elif len(self._hints) < HINTS_MAX or peer in self._hints:
+            self._hints[peer] = addr
+        if peer in self._peers:
+            self._drop_stale()
 
     async def _take_messages(self, stream: AsyncIterator[Envelope], peer: Peer) -> Ack:
         senders: set[int] = set()

@@ -156,9 +156,12 @@ class Swarm:
     async def __aexit__(self, *_: object) -> None:
         await self.owner.close()
 
-    async def add_manager(self, name: str) -> Host:
+    async def add_manager(self, name: str, *, voter: bool = True) -> Host:
+        """A manager that is Ready and has its vote, or without `voter` one that just joined, with no agent yet."""
         host = await self._joined(name, "manager")
         await host.start_manager(join_addrs=(self.first.addr,))
+        if not voter:
+            return host
         host.start_agent()
         await self.until_state(host, NodeState.READY)
         await self.until(lambda: not any(member.learner for member in host.control_raft().status().members.values()))

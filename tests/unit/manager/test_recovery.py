@@ -26,6 +26,9 @@ from manager.raftkeys import FILE, ROTATE_AGE_NS, RaftKeys
 from manager.recovery import found_anew
 from manager.settings import raft_settings
 from raft.contract import RaftConfig
+from raft.core.membership import decode
+from raft.core.messages import EntryKind, Message
+from raft.node import RaftNode
 from tests.unit.manager.swarm import CLOCK, Host, Swarm, free_addr, service_spec
 
 replace = msgspec.structs.replace
@@ -141,6 +144,31 @@ def _knows(host: Host, other: Host) -> bool:
     assert host.manager is not None
     node = host.manager.store.view().get(Node, other.identity.node_id)
     return node is not None and node.manager_status is not None and node.manager_status.addr == other.addr
+
+
+async def test_a_manager_that_moves_before_it_heard_of_its_vote_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its own log it is a learner, which never campaigns; without its vote the other can't lead."""
+    take = RaftNode.receive
+
+    def without_its_vote(node: RaftNode, message: Message) -> None:
+        changes = (entry for entry in getattr(message, "entries", ()) if entry.kind is EntryKind.CHANGE)
+        if not any(node.raft_id in decode(entry.data).voters for entry in changes):
+            take(node, message)
+
+    monkeypatch.setattr(RaftNode, "receive", without_its_vote)
+    async with Swarm(tmp_path) as swarm:
+        second = await swarm.add_manager("m2", voter=False)
+        raft = swarm.first.control_raft()
+        await swarm.until(lambda: not any(member.learner for member in raft.status().members.values()))
+        assert second.control_raft().status().members[second.control_raft().raft_id].learner
+        await second.kill()
+        monkeypatch.undo()
+        second.addr = free_addr()
+        await second.start_manager()
+        await swarm.until(lambda: all(_knows(other, second) for other in (swarm.first, second)))
+        await second.control().list_nodes({})
 
 
 async def test_a_lone_manager_that_moved_needs_nobody(tmp_path: Path) -> None:
