@@ -4,10 +4,13 @@ A join has three steps, and trusts nothing before it has proof:
 1. read the certificates that the server shows, without believing them, and find the root by the token's digest;
 2. with that root as the only anchor, find out which join authority (worker or manager) the server accepts from us;
 3. over gRPC with that join certificate, have a fresh public key signed, and check what comes back.
+
+A connection that breaks before anything was asked is made again, from step 1: the token may have been rotated since.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import ssl
@@ -16,11 +19,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import grpc
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from api.errors import Internal, InvalidArgument, Unavailable
+from api.errors import Internal, InvalidArgument, Unauthorized, Unavailable
 from api.rpc.client import call
 from api.rpc.swarm_methods import CA_ISSUE
 from api.types.dispatch import IssueCertificateRequest
@@ -45,8 +49,15 @@ HANDSHAKE_S = 5.0
 """For each TCP connection and TLS handshake while joining."""
 ISSUE_S = 20.0
 """For a certificate; longer than a leader election."""
+ATTEMPTS, PAUSE_S = 4, 0.25
+"""Joins under load, or while a token is rotated, lose handshakes."""
+INVALID_TOKEN = "invalid join token: a valid join token is necessary to join this cluster"
 CHAIN_CERTIFICATES_MAX = 10
 assert HANDSHAKE_S < ISSUE_S
+
+
+class _Broken(Unavailable):
+    """Somebody is there, but the connection broke before anything was asked of him."""
 
 
 async def join(addr: str, token: str, clock: Clock) -> Identity:
@@ -57,13 +68,34 @@ async def join(addr: str, token: str, clock: Clock) -> Identity:
         Unavailable: nobody answers at `addr`, or the swarm has no leader.
     """
     parsed = parse_token(token)
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return await _join(addr, parsed, clock)
+        except _Broken:
+            if attempt == ATTEMPTS:
+                raise
+        await asyncio.sleep(PAUSE_S * attempt)
+    raise AssertionError("the last attempt returns or raises")
+
+
+async def _join(addr: str, token: Token, clock: Clock) -> Identity:
     pool = Pool("ca-join", 1)
     try:
-        root_pem = await pool.run(fetch_root, addr, parsed.digest)
-        leaf = await pool.run(_accepted_leaf, addr, parsed, root_pem, clock.now_ns())
+        root_pem = await pool.run(fetch_root, addr, token.digest)
+        leaf = await pool.run(_accepted_leaf, addr, token, root_pem, clock.now_ns())
     finally:
         pool.close()
-    return await _obtain(addr, leaf, root_pem)
+    connection = channel(addr, leaf, root_pem)
+    try:
+        async with asyncio.timeout(HANDSHAKE_S):
+            await connection.channel_ready()  # handshakes that fail are made again until then
+        return await _obtain(connection, root_pem)
+    except TimeoutError:
+        raise _Broken(f"{addr}: the connection breaks before it is ready") from None
+    except Unauthorized:  # rotated since it was accepted
+        raise InvalidArgument(INVALID_TOKEN) from None
+    finally:
+        await connection.close(None)
 
 
 async def renew(addr: str, identity: Identity, now_ns: int = 0) -> Identity:
@@ -77,7 +109,11 @@ async def renew(addr: str, identity: Identity, now_ns: int = 0) -> Identity:
     proof: Identity | KeyPair = identity
     if identity.renewal_pem and now_ns >= identity.expires_ns:
         proof = KeyPair(identity.renewal_pem, identity.key_pem)
-    fresh = await _obtain(addr, proof, identity.root_pem)
+    connection = channel(addr, proof, identity.root_pem)
+    try:
+        fresh = await _obtain(connection, identity.root_pem)
+    finally:
+        await connection.close(None)
     if (fresh.node_id, fresh.cluster_id) != (identity.node_id, identity.cluster_id):
         raise Internal("the manager issued a certificate for somebody else")
     return fresh
@@ -94,13 +130,9 @@ async def renew_any(addrs: Sequence[str], identity: Identity) -> Identity:
     raise error or Unavailable("no manager is known")
 
 
-async def _obtain(addr: str, proof: Identity | KeyPair, root_pem: bytes) -> Identity:
+async def _obtain(connection: grpc.aio.Channel, root_pem: bytes) -> Identity:
     key = new_key()
-    connection = channel(addr, proof, root_pem)
-    try:
-        answer = await call(connection, CA_ISSUE, IssueCertificateRequest(csr_pem=request(key)), timeout=ISSUE_S)
-    finally:
-        await connection.close(None)
+    answer = await call(connection, CA_ISSUE, IssueCertificateRequest(csr_pem=request(key)), timeout=ISSUE_S)
     try:
         issued = x509.load_pem_x509_certificate(answer.certificate_pem)
         issued.verify_directly_issued_by(x509.load_pem_x509_certificate(root_pem))
@@ -148,7 +180,7 @@ def _accepted_leaf(addr: str, token: Token, root_pem: bytes, now_ns: int) -> Key
         leaf = join_leaf(token.secret, token.digest, role, now_ns)
         if _accepts(addr, leaf, root_pem):
             return leaf
-    raise InvalidArgument("invalid join token: a valid join token is necessary to join this cluster")
+    raise InvalidArgument(INVALID_TOKEN)
 
 
 def _accepts(addr: str, leaf: KeyPair, root_pem: bytes) -> bool:
@@ -170,10 +202,10 @@ def _accepts(addr: str, leaf: KeyPair, root_pem: bytes) -> bool:
         except ssl.SSLError as error:
             # An alert is an answer: the server did not take the certificate. A time-out is not.
             if isinstance(error, ssl.SSLEOFError):
-                raise Unavailable(f"{addr} closed the connection") from error
+                raise _Broken(f"{addr} closed the connection") from error
             return False
         except OSError as error:
-            raise Unavailable(f"{addr} did not answer: {error}") from error
+            raise _Broken(f"{addr} did not answer: {error}") from error
 
 
 def _context() -> ssl.SSLContext:
@@ -198,6 +230,6 @@ def _connection(addr: str, context: ssl.SSLContext, name: str | None) -> Iterato
         except ssl.SSLCertVerificationError as error:
             raise InvalidArgument(f"{addr} is not a manager of this swarm: {error.verify_message}") from error
         except OSError as error:
-            raise Unavailable(f"{addr}: TLS handshake failed: {error}") from error
+            raise _Broken(f"{addr}: TLS handshake failed: {error}") from error
         with connection:
             yield connection

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import datetime
+import itertools
 import re
 import socket
 import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import grpc
 import msgspec
@@ -23,6 +28,7 @@ from api.types.objects import JoinTokens, Node
 from api.types.swarm import NodeSpec
 from base.ids import swarm_id
 from ca import certificates as certs
+from ca import client
 from ca.client import fetch_root, join, renew
 from ca.identity import Identity
 from ca.tls import channel
@@ -81,6 +87,60 @@ async def test_rotation_ends_the_old_token_and_begins_the_new() -> None:
         assert (await join(addr, fresh, CLOCK)).role == "worker"
         assert (await join(addr, old.manager, CLOCK)).role == "manager"
         assert (await renew(addr, before)).node_id == before.node_id, "nodes stay nodes"
+
+
+@asynccontextmanager
+async def interrupted(addr: str, meet: Callable[[int], bool]) -> AsyncIterator[str]:
+    """A way to `addr` on which every connection that `meet(number)` does not let pass breaks in its handshake."""
+    host, _, port = addr.rpartition(":")
+    numbers = itertools.count(1)
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        if not meet(next(numbers)):
+            writer.close()
+            return
+        there = await asyncio.open_connection(host, int(port))
+        there[1].write(b"\x16")  # how every TLS connection begins
+        await asyncio.gather(pump(reader, there[1]), pump(there[0], writer))
+
+    server = await asyncio.start_server(pass_on, "127.0.0.1", 0)
+    try:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+@pytest.mark.parametrize("broken", [1, 2, 3])
+async def test_a_handshake_that_breaks_while_joining_is_made_again(broken: int) -> None:
+    manager = Manager()
+    async with manager.serving() as addr, interrupted(addr, lambda number: number != broken) as way:
+        assert (await join(way, manager.cluster().join_tokens.worker, CLOCK)).role == "worker"
+    assert len(manager.nodes) == 1
+
+
+async def test_a_token_that_is_rotated_while_it_is_used_is_invalid(monkeypatch: pytest.MonkeyPatch) -> None:
+    manager = Manager()
+    old = manager.cluster().join_tokens
+    monkeypatch.setattr(client, "HANDSHAKE_S", 1.0)
+
+    def meet(number: int) -> bool:
+        if number == 3:  # the root is known and the token accepted
+            manager.change(join_tokens=JoinTokens(worker=new_token(manager.identity.root_pem), manager=old.manager))
+        return True
+
+    async with manager.serving() as addr, interrupted(addr, meet) as way:
+        with pytest.raises(InvalidArgument, match="invalid join token"):
+            await join(way, old.worker, CLOCK)
+    assert manager.nodes == {}
 
 
 async def test_a_connection_made_before_a_rotation_is_of_no_use_after_it() -> None:
