@@ -109,6 +109,10 @@ class Process(Protocol):
 class Runtime(Protocol):
     """Runs OCI containers under monitors that outlive the daemon."""
 
+    def expect(self) -> None:
+        """A process will be created in a moment: what can be readied for it is, in the background."""
+        ...
+
     async def create(self, plan: ContainerPlan) -> Process:
         """Create the container; its process waits for `start`. On failure nothing is left.
 

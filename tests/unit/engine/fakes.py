@@ -109,6 +109,9 @@ class FakeRuntime:
         self.updates: list[dict[str, Any]] = []
         self.execs: list[dict[str, Any]] = []
 
+    def expect(self) -> None:
+        pass
+
     async def create(self, plan: ContainerPlan) -> FakeProcess:
         if self.refuses is not None:
             raise self.refuses

@@ -50,8 +50,9 @@ class Starter:
 
     async def start(self, container: Container) -> None:
         """Start it. On failure everything is undone, the record tells exit code and error, and the error is raised."""
-        await container.settled.wait()
         kit = self._kit
+        kit.runtime.expect()
+        await container.settled.wait()
         try:
             async with contextlib.AsyncExitStack() as undo:
                 process = await self._create(container, undo)

@@ -109,6 +109,7 @@ class Execs:
         self._execs[item.id] = item
         container.execs.add(item.id)
         self._forget_old(container)
+        self._kit.runtime.expect()
         self.publish(item, f"exec_create: {_told(command)}")
         return ExecAnswer(id=item.id)
 

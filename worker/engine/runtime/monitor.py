@@ -42,12 +42,12 @@ _WINSIZE = struct.Struct("HHHH")
 _IN, _OUT, _GONE = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP | select.EPOLLERR
 
 
-def main(plan: dict[str, Any], connection: socket.socket) -> NoReturn:
-    """Be the monitor of `plan` (see `runtime.monitor_plan`); never returns."""
+def main(plan: dict[str, Any], program: str, connection: socket.socket) -> NoReturn:
+    """Be the monitor of `plan` (see `MonitorRuntime._fork`), whose commands `program` runs; never returns."""
     code = 1
     try:
         _detach_from_daemon()
-        Monitor(plan, connection).run()
+        Monitor(plan, program, connection).run()
         code = 0
     except BaseException:  # noqa: BLE001 - the last line of defence: leave a trace for the daemon's log
         with open(os.path.join(plan["directory"], "monitor.err"), "w", encoding="utf-8") as file:
@@ -73,8 +73,9 @@ def _detach_from_daemon() -> None:
 class Monitor:
     """The event loop around one process."""
 
-    def __init__(self, plan: dict[str, Any], connection: socket.socket) -> None:
+    def __init__(self, plan: dict[str, Any], program: str, connection: socket.socket) -> None:
         self._plan = plan
+        self._program = program
         self._directory: str = plan["directory"]
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[int], None]] = {}
@@ -168,10 +169,10 @@ class Monitor:
                 self._unclaimed[pid] = status
 
     def _spawn(self, argv: list[str], stdio: tuple[int, int, int], ended: Callable[[int], None]) -> None:
-        """Start a program with default signals and only these descriptors."""
+        """Run the OCI runtime with default signals and only these descriptors."""
         actions = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(stdio)]
         pid = os.posix_spawnp(
-            argv[0],
+            self._program,
             argv,
             os.environ,
             file_actions=actions,

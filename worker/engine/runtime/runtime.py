@@ -23,6 +23,7 @@ from worker.engine.parts import ContainerPlan, Exit, Process, ProcessIO
 from worker.engine.runtime import freezer
 from worker.engine.runtime.bpf_cache import BpfCache
 from worker.engine.runtime.crun import Crun, failure
+from worker.engine.runtime.grace import GracePeriod
 from worker.engine.runtime.process import EndedProcess, MonitoredProcess, connect, read_exit
 from worker.engine.runtime.zygote_link import ZygoteLink
 
@@ -45,8 +46,9 @@ class MonitorRuntime:
         self._seccomp = exec_root / "seccomp"
         self._crun = Crun(binary, exec_root / "crun")
         self._clock = clock or SystemClock()
-        self._zygote = ZygoteLink()
+        self._zygote = ZygoteLink(binary)
         self._owner = TaskOwner("runtime")
+        self._grace = GracePeriod()
         self._running: dict[str, MonitoredProcess] = {}
         self._exec_processes: dict[Path, MonitoredProcess] = {}
         self._bpf: BpfCache | None = None
@@ -72,9 +74,13 @@ class MonitorRuntime:
         for process in [*self._running.values(), *self._exec_processes.values()]:
             process.close()
         await self._owner.close()
+        self._grace.close()
         await self._zygote.close()
 
     # --- life ----------------------------------------------------------------------------------------------------
+
+    def expect(self) -> None:
+        self._owner.spawn(self._grace.run(), name="grace period")
 
     async def create(self, plan: ContainerPlan) -> Process:
         if plan.id in self._running and not self._running[plan.id].ended:

@@ -21,7 +21,9 @@ _SEND_TRIES = 200
 class ZygoteLink:
     """One zygote process."""
 
-    def __init__(self) -> None:
+    def __init__(self, runtime: str) -> None:
+        """`runtime` is the program that the monitors call."""
+        self._runtime = runtime
         self._process: asyncio.subprocess.Process | None = None
         self._socket: socket.socket | None = None
         self._lock = asyncio.Lock()
@@ -77,6 +79,7 @@ class ZygoteLink:
                     "-S",
                     str(SCRIPT),
                     str(theirs.fileno()),
+                    self._runtime,
                     pass_fds=[theirs.fileno()],
                     stdin=asyncio.subprocess.DEVNULL,
                     env=_ENVIRONMENT,
