@@ -48,6 +48,11 @@ class TaskOwner:
         """The tasks that run now, for debug output and leak checks."""
         return sorted(task.get_name() for task in self._tasks)
 
+    async def drain(self) -> None:
+        """Wait until all of its tasks have ended, also those that begin meanwhile."""
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
+
     async def close(self) -> None:
         """Cancel every task and wait for its end. New tasks are refused from here on."""
         self._closed = True

@@ -99,12 +99,12 @@ async def main(phase: str, directory: Path) -> None:
         print(json.dumps(await first_life(engine.containers)), flush=True)
         await asyncio.sleep(600)
     seen = await second_life(engine.containers)
+    await engine.close()
     left = [str(path) for path in (directory / "data/containers").iterdir()]
     left += [str(path) for kind in ("bundles", "m", "x", "netns") for path in (directory / "run" / kind).glob("*")]
     left += [
         line for line in Path("/proc/self/mounts").read_text().splitlines() if f"{directory}/data/containers" in line
     ]
-    await engine.close()
     print(json.dumps(seen | {"left": left}), flush=True)
 
 

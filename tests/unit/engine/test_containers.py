@@ -157,8 +157,9 @@ async def test_remove(bench: Bench) -> None:
     with pytest.raises(NotFound, match="No such container: web"):
         await bench.containers.inspect("web")
     assert not bench.images.holds
-    assert not list((bench.directory / "data/containers").iterdir())
     assert bench.actions()[-1] == "destroy"
+    await bench.containers.close()
+    assert not list((bench.directory / "data/containers").iterdir())
 
 
 @pytest.mark.promise("containers.remove.b2")

@@ -81,7 +81,7 @@ class Containers:
             clock=clock,
             host=host or read_host(),
         )
-        rootfs = Rootfs(kit.layout, kit.disk)
+        self._rootfs = rootfs = Rootfs(kit.layout, kit.disk)
         sizes = Sizes(kit)
         exits = Exits(kit, rootfs)
         starter = Starter(kit, rootfs, exits.watch)
@@ -112,6 +112,7 @@ class Containers:
         """Stop watching; containers run on."""
         await self._kit.owner.close()
         self._archiver.close()
+        await self._rootfs.close()
         self._kit.disk.close()
 
     # --- one container's life ----------------------------------------------------------------------------------

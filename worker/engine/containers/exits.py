@@ -82,8 +82,9 @@ class Exits:
     async def clean(self, container: Container) -> None:
         """Take back what a run used. Every step is taken, whatever the others do."""
         kit = self._kit
-        await _step("delete", kit.runtime.delete(container.id))
-        await _step("detach network", kit.networks.detach(container.id))
+        async with asyncio.TaskGroup() as both:  # the process is dead, and neither needs the other
+            both.create_task(_step("delete", kit.runtime.delete(container.id)))
+            both.create_task(_step("detach network", kit.networks.detach(container.id)))
         for mount in container.record.mounts:
             if mount.type == "volume":
                 await _step("unmount volume", kit.volumes.unmount(mount.name, container.id))
