@@ -56,6 +56,7 @@ class Creator:
         if host.port_bindings and host.network_mode == "host":
             warnings.append("Published ports are discarded when using host network mode")
         container_id = hex_id()
+        self._kit.runtime.expect()  # most containers are started at once
         # Last, as in dockerd: of a request that is wrong in itself nobody wants to hear that its name is taken.
         with self._kit.store.reserve(checked, container_id) as chosen:
             return await self._create(container_id, chosen, body, image, config, host, warnings)
