@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from api.errors import Conflict, ShoalError
 from base import logs
 from daemon import config as daemon_config
+from daemon.readiness import ServiceManager
 from worker.engine.syscalls.mountns import enter_private_mount_namespace
 
 log = logging.getLogger(__name__)
@@ -40,11 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("shoald: needs to be run as root", file=sys.stderr)
         return 1
     logs.set_up(config.log_level)
+    manager = ServiceManager()
     os.umask(0o022)
     try:
         with _sole_owner(config):
             enter_private_mount_namespace(config.exec_root)
-            asyncio.run(_serve(config))
+            asyncio.run(_serve(config, manager))
     except ShoalError as error:
         log.critical("the daemon can't run: %s", error.message)
         return 1
@@ -63,7 +65,7 @@ def _operate(words: Sequence[str]) -> int:
     return 0
 
 
-async def _serve(config: daemon_config.Config) -> None:
+async def _serve(config: daemon_config.Config, manager: ServiceManager) -> None:
     from daemon.daemon import Daemon  # late: these imports start threads, the namespace comes first
 
     stop = asyncio.Event()
@@ -75,7 +77,9 @@ async def _serve(config: daemon_config.Config) -> None:
     try:
         await daemon.start_up()
         log.info("daemon ready data_root=%s", config.data_root)
+        manager.tell("READY=1")
         await daemon.run(stop)
+        manager.tell("STOPPING=1")
     finally:
         await daemon.close()
         log.info("daemon ended; containers keep running")
