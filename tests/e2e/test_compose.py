@@ -11,9 +11,9 @@ from lab.cluster.__main__ import cluster
 from lab.cluster.drivers import COMPOSE_TEST, LabCluster
 from lab.cluster.scenario import load
 from lab.cluster.steps import World, play_all
-from lab.lab import Lab
+from lab.lab import Lab, running
+from tests.e2e.client import Docker
 from tests.e2e.conftest import RUN
-from tests.e2e.test_nothing_left import assert_as_before, snapshot
 
 QUICK = 2
 """So many scenarios are played on the lab; all of them with SHOAL_LONG=1 (tests/e2e has the lab's own faults)."""
@@ -21,11 +21,14 @@ QUICK = 2
 
 @pytest.mark.timeout(400)
 def test_scenarios_on_compose(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("DOCKER_HOST", raising=False)
-    before = snapshot()
-    with cluster("compose", f"{RUN}-compose") as made:
-        assert play_all(World(made), load(COMPOSE_TEST / "scenarios")) == []
-    assert_as_before(before)
+    with running(f"{RUN}-compose", registry=False) as lab:
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{lab.socket('m1')}")
+        docker = Docker(lab.socket("m1"))
+        networks = docker.ok("network", "ls", "-q")
+        with cluster("compose", "") as made:
+            assert play_all(World(made), load(COMPOSE_TEST / "scenarios")) == []
+        assert docker.ok("ps", "-aq") == docker.ok("volume", "ls", "-q") == "", "compose down takes away what up made"
+        assert docker.ok("network", "ls", "-q") == networks
 
 
 @pytest.mark.timeout(400)
