@@ -1,9 +1,9 @@
 """The monitor: one per container and per exec, forked by the zygote. Standard library only.
 
 It creates the process through the OCI runtime, owns its stdio, writes its log, serves attachers, reaps it, and leaves
-a durable exit file. It depends on nobody: the daemon and the zygote may die at any time. What it must keep:
-every byte of output reaches the log; an attacher that takes nothing is cut off; the exit file is on disk before
-anyone is told.
+an exit file. It depends on nobody: the daemon and the zygote may die at any time. What it must keep: every byte of
+output reaches the log; an attacher that takes nothing is cut off; the exit file is whole before anyone is told, and
+safe from a power cut, too, if no daemon is there to write the end down.
 """
 
 from __future__ import annotations
@@ -493,7 +493,8 @@ class Monitor:
         if self._log is not None:
             self._log.close()
         content = json.dumps(self._exit)
-        self._write_durably(self._plan["exit_file"], content)
+        heard = any(connection.role == frames.CONTROL for connection in self._connections.values())
+        self._write_whole(self._plan["exit_file"], content, sync=not heard)
         for connection in list(self._connections.values()):
             self._send(connection, frames.EXIT, content.encode())
 
@@ -526,17 +527,20 @@ class Monitor:
         with open(os.path.join(self._directory, name), "w", encoding="utf-8") as file:
             file.write(content)
 
-    def _write_durably(self, path: str, content: str) -> None:
-        """A reader sees all of it or nothing, also after a power cut."""
+    def _write_whole(self, path: str, content: str, *, sync: bool) -> None:
+        """A reader sees all of it or nothing; with `sync` also after a power cut."""
         temporary = path + ".tmp"
         try:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
                 os.write(fd, content.encode())
-                os.fsync(fd)
+                if sync:
+                    os.fsync(fd)
             finally:
                 os.close(fd)
             os.rename(temporary, path)
+            if not sync:
+                return
             directory = os.open(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 os.fsync(directory)
