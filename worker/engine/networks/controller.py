@@ -11,40 +11,37 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from ipaddress import IPv4Address, IPv4Interface
 from pathlib import Path
 
 from msgspec.structs import replace
 
-from api.errors import Conflict, Forbidden, Internal, NotFound, ShoalError
+from api.errors import Conflict, Internal, ShoalError
 from api.types.dataplane import OverlayChange
 from api.types.endpoint import EndpointSettings
 from api.types.network import Network, NetworkCreate, NetworkCreated
-from api.wire.ipam import choose_subnet
 from base.clock import Clock, SystemClock
 from base.ids import hex_id
 from base.supervise import TaskOwner
 from worker.engine.networks import planning
 from worker.engine.networks import records as r
+from worker.engine.networks.book import SandboxBook
 from worker.engine.networks.catalog import PREDEFINED, Catalog, matcher, shown
 from worker.engine.networks.config import NetworkConfig
 from worker.engine.networks.dataplane import DataPlane
 from worker.engine.networks.dnsserver import DnsServer, DnsServers
-from worker.engine.networks.links import EndpointPlan
+from worker.engine.networks.live import FAILED, LiveEndpoints
 from worker.engine.networks.mesh import Mesh
-from worker.engine.networks.names import NameTable
 from worker.engine.networks.overlays import Overlays, Report
 from worker.engine.networks.plumbing import Plumbing
 from worker.engine.networks.ports import PortInUse, wishes
-from worker.engine.networks.records import EndpointRecord, NetworkRecord, PublishedPort, SandboxRecord
-from worker.engine.networks.rendering import upstreams, write_files, write_hosts
+from worker.engine.networks.predefined import Predefined
+from worker.engine.networks.records import NetworkRecord, PublishedPort, SandboxRecord
+from worker.engine.networks.rendering import upstreams, write_files
 from worker.engine.networks.rules import table_name
 from worker.engine.parts import Events, NetworkRequest, Sandbox
 from worker.engine.records import Delete, Put, Records
 
 log = logging.getLogger(__name__)
-
-_FAILED = "failed to set up container networking"
 
 
 class NetworkController:
@@ -65,17 +62,15 @@ class NetworkController:
         self._config = config or NetworkConfig()
         self._clock = clock or SystemClock()
         self._catalog = Catalog()
-        self._names = NameTable()
-        self._sandboxes: dict[str, SandboxRecord] = {}
-        """By container id."""
+        self._book = SandboxBook(self._catalog)
         self._retiring: dict[str, asyncio.Task[None]] = {}
         """By sandbox id: links that go away."""
         self._plumbing = Plumbing(table_name(str(data_root)), self._wanted)
-        self.overlays = Overlays(records, exec_root / "overlay", self._catalog, lambda: self._sandboxes.values())
+        self.overlays = Overlays(records, exec_root / "overlay", self._catalog, self._book.all)
         self.mesh = Mesh(
             self._plumbing.table,
             self.overlays.state,
-            lambda: self._sandboxes,
+            self._book.by_container,
             self._plumbing.ports,
             self.attach,
             self.detach,
@@ -86,6 +81,18 @@ class NetworkController:
         self._owner = TaskOwner("networks")
         self._changes = asyncio.Lock()
         """One change of the set of networks, or of a running container's endpoints, at a time."""
+        self._predefined = Predefined(records, self._catalog, self._book, self._plumbing, self._config, self._clock)
+        self._live = LiveEndpoints(
+            records,
+            self._catalog,
+            self._book,
+            self._plumbing,
+            self.overlays,
+            self._config,
+            self._changes,
+            self._serve_names,
+            self._tell,
+        )
 
     # --- life -------------------------------------------------------------------------------------------------
 
@@ -98,7 +105,7 @@ class NetworkController:
         await self.overlays.start_up()
         for sandbox in await self._present(list((await self._records.all(r.SANDBOXES, SandboxRecord)).values())):
             self._adopt(sandbox)
-        await self._make_predefined()
+        await self._predefined.make()
         for record in self._catalog.bridges():
             try:
                 await self._plumbing.ensure_bridge(record)
@@ -124,68 +131,10 @@ class NetworkController:
         return list(kept.values())
 
     def _adopt(self, sandbox: SandboxRecord) -> None:
-        self._sandboxes[sandbox.container_id] = sandbox
-        for made in sandbox.endpoints:
-            self._names.add(made)
-            if made.address and made.network_id in self._catalog.subnets:
-                self._catalog.subnets[made.network_id].used.add(IPv4Address(made.address))
+        self._book.take_up(sandbox)
         for port in sandbox.published:
             if not self._plumbing.ports.hold_again(port.protocol, port.host_ip, port.host_port):
                 log.warning("published port is also used by another program port=%s", port.host_port)
-
-    async def _make_predefined(self) -> None:
-        for name, driver in (("host", "host"), ("none", "null")):
-            if self._catalog.named(name) is None:
-                await self._save(NetworkRecord(id=hex_id(), name=name, driver=driver, created_ns=self._clock.now_ns()))
-        known = self._catalog.named("bridge")
-        if known is None or not await self._still_fits(known):
-            await self._save(await self._default_bridge(known))
-
-    async def _still_fits(self, known: NetworkRecord) -> bool:
-        """The default bridge keeps its subnet while containers use it; else it yields to the host's other routes and
-        to changed configuration."""
-        if any(made.network_id == known.id for sandbox in self._sandboxes.values() for made in sandbox.endpoints):
-            return True
-        config = self._config
-        if known.bridge != config.bridge or known.mtu != config.mtu:
-            return False
-        if (known.icc, known.masquerade) != (config.icc, config.ip_masq):
-            return False
-        if config.bip:
-            return f"{known.gateway}/{known.subnet.partition('/')[2]}" == config.bip
-        mine = self._catalog.subnets[known.id].network
-        return not any(
-            mine.overlaps(network) for link, network in await self._plumbing.routes() if link != known.bridge
-        )
-
-    async def _default_bridge(self, known: NetworkRecord | None) -> NetworkRecord:
-        config = self._config
-        if known is not None:
-            self._catalog.drop(known.id)
-            await self._plumbing.remove_link(known.bridge)
-        if config.bip:
-            interface = IPv4Interface(config.bip)
-            subnet, gateway = interface.network, interface.ip
-        else:
-            subnet = choose_subnet(config.pools, self._catalog.taken(await self._plumbing.routes()))
-            gateway = subnet[1]
-        return NetworkRecord(
-            id=known.id if known else hex_id(),
-            name="bridge",
-            driver="bridge",
-            created_ns=known.created_ns if known else self._clock.now_ns(),
-            subnet=str(subnet),
-            gateway=str(gateway),
-            bridge=config.bridge,
-            options={
-                r.OPTION_DEFAULT: "true",
-                r.OPTION_ICC: str(config.icc).lower(),
-                r.OPTION_MASQUERADE: str(config.ip_masq).lower(),
-                r.OPTION_HOST_BINDING: config.ip,
-                r.OPTION_NAME: config.bridge,
-                r.OPTION_MTU: str(config.mtu),
-            },
-        )
 
     async def _save(self, record: NetworkRecord) -> None:
         await self._records.write(Put(r.NETWORKS, record.id, record))
@@ -193,7 +142,7 @@ class NetworkController:
 
     def _wanted(self) -> tuple[Sequence[NetworkRecord], Sequence[PublishedPort]]:
         """What the rule set must say."""
-        return self._catalog.bridges(), [port for box in self._sandboxes.values() for port in box.published]
+        return self._catalog.bridges(), [port for box in self._book.all() for port in box.published]
 
     async def close(self) -> None:
         """Containers keep their networking; ports are reserved again at the next start."""
@@ -233,7 +182,7 @@ class NetworkController:
 
     async def attach(self, request: NetworkRequest) -> Sandbox:
         """See `parts.Networks.attach`."""
-        if request.container_id in self._sandboxes:
+        if self._book.get(request.container_id):
             await self.detach(request.container_id)
         networks = planning.check(request, self._catalog, self._config.ip)
         await self._gateway_bridge(networks)
@@ -246,15 +195,15 @@ class NetworkController:
                 inode = await self._plumbing.make_namespace(Path(record.netns))
                 record = replace(record, netns_inode=inode)
             await self._records.write(Put(r.SANDBOXES, record.id, record))
-            self._remember(record)
+            self._book.remember(record)
             await self.overlays.join(record)
-            await self._plumbing.build(record, self._plans(record))
+            await self._plumbing.build(record, planning.plans(record, self._catalog, self.overlays.directory))
             await self.overlays.settle(record)
             await self._settle(record)
         except BaseException as error:
             await self._undo(record)
             if isinstance(error, OSError):
-                raise Internal(f"{_FAILED}: {error}") from error
+                raise Internal(f"{FAILED}: {error}") from error
             raise
         self._mesh_follows(record)
         for made in record.endpoints:
@@ -270,7 +219,7 @@ class NetworkController:
         """Allocate; an address whose last owner is just leaving is waited for."""
         files_of = ""
         if request.mode.startswith("container:"):
-            other = self._sandbox_of(request.mode.partition(":")[2])
+            other = self._book.find(request.mode.partition(":")[2])
             files_of = (other.files_of or other.directory) if other else ""
         try:
             return planning.sandbox(request, networks, self._catalog, self._namespaces, files_of)
@@ -279,13 +228,6 @@ class NetworkController:
                 raise
             await asyncio.wait(list(self._retiring.values()))
             return planning.sandbox(request, networks, self._catalog, self._namespaces, files_of)
-
-    def _sandbox_of(self, ref: str) -> SandboxRecord | None:
-        """Of a container by id, name or id prefix (the caller knows it to be unique)."""
-        exact = self._sandboxes.get(ref)
-        found = (one for one in self._sandboxes.values() if one.container_name == ref.lstrip("/"))
-        prefix = (one for one in self._sandboxes.values() if ref and one.container_id.startswith(ref))
-        return exact or next(found, None) or next(prefix, None)
 
     def _with_ports(self, record: SandboxRecord, request: NetworkRequest) -> SandboxRecord:
         """Reserve the ports of the host. Raises PortInUse with Docker's words around it."""
@@ -302,43 +244,29 @@ class NetworkController:
                 f"({first.id}): {error.message}"
             ) from None
 
-    def _remember(self, record: SandboxRecord) -> None:
-        old = self._sandboxes.get(record.container_id)
-        for made in old.endpoints if old else ():
-            self._names.remove(made)
-        self._sandboxes[record.container_id] = record
-        for made in record.endpoints:
-            self._names.add(made)
-
-    def _forget(self, record: SandboxRecord) -> None:
-        if self._sandboxes.get(record.container_id) is record:
-            del self._sandboxes[record.container_id]
-        for made in record.endpoints:
-            self._names.remove(made)
-
-    async def _settle(self, record: SandboxRecord, *, resolver: bool = True) -> None:
+    async def _settle(self, record: SandboxRecord) -> None:
         """What a sandbox needs besides links: files, and its DNS server."""
-        write_files(record, self._config, self._names)
-        if record.embedded_dns and resolver:
+        write_files(record, self._config, self._book.names)
+        if record.embedded_dns:
             await self._serve_names(record)
 
     async def _serve_names(self, record: SandboxRecord) -> None:
         container_id = record.container_id
 
         def lookup(name: str) -> list[str] | None:
-            now = self._sandboxes.get(container_id)
+            now = self._book.get(container_id)
             if now is None:
                 return None
             # Of services' names the managers' word counts; a task that is just starting is known here first.
             found = self.overlays.lookup(now, name)
-            return found or self._names.lookup(now, name) or found
+            return found or self._book.names.lookup(now, name) or found
 
         def reverse(address: str) -> str | None:
-            now = self._sandboxes.get(container_id)
-            return (self.overlays.reverse(now, address) or self._names.reverse(now, address)) if now else None
+            now = self._book.get(container_id)
+            return (self.overlays.reverse(now, address) or self._book.names.reverse(now, address)) if now else None
 
         def servers() -> Sequence[str]:
-            now = self._sandboxes.get(container_id)
+            now = self._book.get(container_id)
             outward = now is not None and planning.gateway_endpoint(now.endpoints) is not None
             return upstreams(now, self._config) if now and outward else ()
 
@@ -346,7 +274,7 @@ class NetworkController:
 
     async def _undo(self, record: SandboxRecord) -> None:
         """After an attach that failed: nothing of it stays when this returns."""
-        self._forget(record)
+        self._book.forget(record)
         await self._resolvers.stop(record.id)
         try:
             await self._plumbing.tear_down(record)
@@ -362,10 +290,10 @@ class NetworkController:
     async def detach(self, container_id: str) -> None:
         """See `parts.Networks.detach`. Ports and namespace are gone on return; the kernel drops the links right after,
         and only then are addresses and record given up."""
-        record = self._sandboxes.get(container_id)
+        record = self._book.get(container_id)
         if record is None:
             return
-        self._forget(record)
+        self._book.forget(record)
         await self._resolvers.stop(record.id)
         await self._plumbing.tear_down(record)
         await self.overlays.leave(record)
@@ -379,25 +307,25 @@ class NetworkController:
 
     async def sandbox(self, container_id: str) -> Sandbox | None:
         """See `parts.Networks.sandbox`."""
-        record = self._sandboxes.get(container_id)
+        record = self._book.get(container_id)
         return planning.view(record) if record else None
 
     async def reconcile(self, running: Sequence[str]) -> None:
         """See `parts.Networks.reconcile`."""
         alive = set(running)
-        for record in list(self._sandboxes.values()):
+        for record in list(self._book.all()):
             if record.container_id == r.GATE:
                 if not await self._plumbing.namespace_of(record):
-                    self._forget(record)
+                    self._book.forget(record)
                     await self._plumbing.tear_down(record)
                     await self._retire(record)
             elif record.container_id not in alive:
-                self._forget(record)
+                self._book.forget(record)
                 await self._plumbing.tear_down(record)
                 await self._retire(record)
             elif record.owned:
                 await self._take_up_again(record)
-        known = {record.netns for record in self._sandboxes.values() if record.owned}
+        known = {record.netns for record in self._book.all() if record.owned}
         await self._plumbing.sweep(self._namespaces, known)
         await self._plumbing.write_rules()
         await self.overlays.take_up()
@@ -420,7 +348,7 @@ class NetworkController:
             kept = tuple(port for port in record.published if port not in ports)
             record = replace(record, endpoints=tuple(there), published=kept)
             await self._records.write(Put(r.SANDBOXES, record.id, record))
-            self._remember(record)
+            self._book.remember(record)
             await self._plumbing.unpublish(ports)
             planning.release(lost, self._catalog)
         if not await self._plumbing.namespace_of(record):
@@ -428,83 +356,13 @@ class NetworkController:
         elif record.embedded_dns:
             await self._serve_names(record)
 
-    # --- endpoints of running containers ----------------------------------------------------------------------
-
     async def connect(self, container_id: str, network: str, settings: EndpointSettings) -> EndpointSettings:
         """See `parts.Networks.connect`."""
-        async with self._changes:
-            record = self._running(container_id)
-            joined = self._catalog.resolve(network)
-            planning.refuse_shared(record)
-            if joined.is_overlay:
-                raise planning.not_attachable(joined)
-            if not joined.bridge:
-                raise Forbidden(f"container cannot be connected to network {joined.name}")
-            if any(made.network_id == joined.id for made in record.endpoints):
-                raise Forbidden(f"endpoint with name {record.container_name} already exists in network {joined.name}")
-            made = planning.endpoint(
-                joined,
-                settings,
-                self._catalog,
-                container_id=container_id,
-                container_name=record.container_name,
-                hostname=record.hostname,
-                interface=planning.next_interface(record),
-            )
-            changed = replace(record, endpoints=(*record.endpoints, made))
-            changed = replace(changed, embedded_dns=planning.needs_dns(changed.endpoints, self._catalog))
-            try:
-                await self._records.write(Put(r.SANDBOXES, record.id, changed))
-                await self._plumbing.join(changed, self._one_plan(changed, made))
-                self._remember(changed)
-                await self._settle(changed, resolver=changed.embedded_dns != record.embedded_dns)
-            except BaseException as error:
-                self._remember(record)
-                await self._plumbing.remove_link(made.link)
-                planning.release([made], self._catalog)
-                await self._records.write(Put(r.SANDBOXES, record.id, record))
-                if isinstance(error, OSError):
-                    raise Internal(f"{_FAILED}: {error}") from error
-                raise
-        self._tell("connect", joined, container_id)
-        return planning.endpoint_view(made)
-
-    def _plans(self, record: SandboxRecord) -> list[EndpointPlan]:
-        return planning.plans(record, self._catalog, self.overlays.directory)
-
-    def _one_plan(self, record: SandboxRecord, made: EndpointRecord) -> EndpointPlan:
-        return next(plan for plan in self._plans(record) if plan.link == made.link)
+        return await self._live.connect(container_id, network, settings)
 
     async def disconnect(self, container_id: str, network: str, *, force: bool = False) -> None:
-        """See `parts.Networks.disconnect`. Ports published by the endpoint go with it. `force` changes nothing here:
-        the endpoint is removed whatever the container does."""
-        async with self._changes:
-            record = self._running(container_id)
-            left = self._catalog.resolve(network)
-            made = next((made for made in record.endpoints if made.network_id == left.id), None)
-            if made is None:
-                raise NotFound(f"container {container_id} is not connected to network {left.name}")
-            planning.refuse_shared(record)
-            lost = tuple(port for port in record.published if port.container_ip == made.address)
-            changed = replace(
-                record,
-                endpoints=tuple(other for other in record.endpoints if other is not made),
-                published=tuple(port for port in record.published if port not in lost),
-            )
-            first = planning.gateway_endpoint(changed.endpoints)
-            await self._plumbing.unpublish(lost)
-            await self._plumbing.leave(record, made.link, first.gateway if first else "")
-            await self._records.write(Put(r.SANDBOXES, record.id, changed))
-            self._remember(changed)
-            planning.release([made], self._catalog)
-            write_hosts(changed, self._config, self._names)
-        self._tell("disconnect", left, container_id)
-
-    def _running(self, container_id: str) -> SandboxRecord:
-        record = self._sandboxes.get(container_id)
-        if record is None:
-            raise NotFound(f"no network sandbox of container {container_id}")
-        return record
+        """See `parts.Networks.disconnect`."""
+        await self._live.disconnect(container_id, network, force=force)
 
     # --- the API ----------------------------------------------------------------------------------------------
 
@@ -547,14 +405,14 @@ class NetworkController:
 
     def inspect(self, ref: str) -> Network:
         """`GET /networks/{id}`. Raises NotFound."""
-        return shown(self._catalog.resolve(ref), self._sandboxes.values())
+        return shown(self._catalog.resolve(ref), self._book.all())
 
     def list(self, filters: Mapping[str, Sequence[str]]) -> list[Network]:
         """`GET /networks`, predefined ones first."""
-        used = {made.network_id for sandbox in self._sandboxes.values() for made in sandbox.endpoints}
+        used = {made.network_id for sandbox in self._book.all() for made in sandbox.endpoints}
         wanted: Callable[[NetworkRecord], bool] = matcher(filters, lambda record: record.id in used)
         order = sorted(self._catalog.networks.values(), key=lambda one: (one.name not in PREDEFINED, one.name))
-        return [shown(record, self._sandboxes.values()) for record in order if wanted(record)]
+        return [shown(record, self._book.all()) for record in order if wanted(record)]
 
     def _tell(self, action: str, network: NetworkRecord, container_id: str) -> None:
         attributes = {"name": network.name, "type": network.driver}
