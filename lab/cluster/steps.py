@@ -56,11 +56,14 @@ class World:
         whole = [host for host in hosts(self.cluster) if host not in self.broken]
         return {host: len(docker(self.cluster, host, "ps", "-q", "--filter", label).split()) for host in whole}
 
-    def status(self, host: str) -> dict[str, str]:
-        """The host's row of `docker node ls`."""
+    def statuses(self) -> dict[str, dict[str, str]]:
+        """The rows of `docker node ls` by host."""
         via = next(each for each in self.cluster.managers if each not in self.broken)
-        rows = [row for row in nodes(self.cluster, via) if row["Hostname"] == host]
-        return rows[0] if rows else {}
+        return {row["Hostname"]: row for row in nodes(self.cluster, via)}
+
+    def leaders(self) -> list[str]:
+        """Who leads, as the others say."""
+        return [host for host, row in self.statuses().items() if row["ManagerStatus"] == "Leader"]
 
 
 Act = Callable[..., str | None]
@@ -177,7 +180,7 @@ def _kill(world: World, host: str) -> None:
 
 @action(r"shoald on the leader is killed")
 def _kill_leader(world: World) -> None:
-    (world.leader,) = [h for h in world.cluster.managers if world.status(h).get("ManagerStatus") == "Leader"]
+    (world.leader,) = world.leaders()
     _kill(world, world.leader)
 
 
@@ -201,18 +204,20 @@ def _mend(world: World, host: str) -> None:
 
 @fact(r"all nodes are ready")
 def _all_ready(world: World) -> str:
-    return ", ".join(h for h in hosts(world.cluster) if world.status(h).get("Status") != "Ready")
+    rows = world.statuses()
+    amiss = [host for host in hosts(world.cluster) if rows.get(host, {}).get("Status") != "Ready"]
+    return f"not ready: {amiss}" if amiss else ""
 
 
 @fact(r"(\w+) is (down|ready)")
 def _node_is(world: World, host: str, status: str) -> str:
-    now = world.status(host).get("Status", "unknown")
+    now = world.statuses().get(host, {}).get("Status", "unknown")
     return "" if now.lower() == status else f"{host} is {now}"
 
 
 @fact(r"another manager leads")
 def _another_leads(world: World) -> str:
-    leaders = [h for h in world.cluster.managers if world.status(h).get("ManagerStatus") == "Leader"]
+    leaders = world.leaders()
     return "" if leaders and leaders != [world.leader] else f"leaders: {leaders}"
 
 
