@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import msgspec
 
+from api.errors import Internal
 from base.offload import Pool
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -59,7 +60,10 @@ class Records:
         self._db = db
 
     async def write(self, *changes: Put | Delete) -> None:
-        """Make all changes in one transaction; on return they are on disk."""
+        """Make all changes in one transaction; on return they are on disk.
+
+        Raises Internal, with what the disk or the file has, and nothing is changed then.
+        """
         encoded = [
             (change.table, change.key, _encode(change.value) if isinstance(change, Put) else None) for change in changes
         ]
@@ -67,17 +71,18 @@ class Records:
 
     def _write(self, changes: Iterable[tuple[str, str, bytes | None]]) -> None:
         assert self._db is not None, "records are not open"
-        self._db.execute("BEGIN IMMEDIATE")
         try:
+            self._db.execute("BEGIN IMMEDIATE")
             for table, key, value in changes:
                 if value is None:
                     self._db.execute("DELETE FROM record WHERE kind=? AND key=?", (table, key))
                 else:
                     self._db.execute("INSERT OR REPLACE INTO record VALUES (?,?,?)", (table, key, value))
             self._db.execute("COMMIT")
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
+        except sqlite3.Error as error:
+            if self._db.in_transaction:  # a full disk has ended it already
+                self._db.execute("ROLLBACK")
+            raise Internal(f"{self._path}: {error}") from error
 
     async def all(self, table: str, kind: type[T]) -> dict[str, T]:
         """Every record of a table, by key. Parts read once at start and keep their own view."""
