@@ -38,12 +38,16 @@ class _ContextFilter(logging.Filter):
 
 def set_up(level: str) -> None:
     """Log to stderr at `level` (debug, info, warn, error, fatal: dockerd's names)."""
-    names = {"warn": "WARNING", "fatal": "CRITICAL"}
     handler = logging.StreamHandler(sys.stderr)
     handler.addFilter(_ContextFilter())
     handler.setFormatter(
         logging.Formatter("%(asctime)s.%(msecs)03d %(levelname)s %(name)s %(message)s%(context)s", "%Y-%m-%dT%H:%M:%S")
     )
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(names.get(level, level.upper()))
+    logging.getLogger().handlers[:] = [handler]
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """Change the level from now on."""
+    names = {"warn": "WARNING", "fatal": "CRITICAL"}
+    logging.getLogger().setLevel(names.get(level, level.upper()))

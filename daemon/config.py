@@ -9,7 +9,7 @@ import argparse
 import ipaddress
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,8 @@ OPTIONS: tuple[Option, ...] = (
     Option("swarm-root-ca", ("--swarm-root-ca",), "PEM file with certificate and key of the root of a new swarm"),
     Option("swarm-default-advertise-addr", ("--swarm-default-advertise-addr",), "address or interface other nodes use"),
 )
+RELOADED = ("log_level", "labels", "registry_mirrors", "insecure_registries")
+"""Fields of `Config` that SIGHUP reads anew; all others are read once, at start."""
 REFUSED = ("--tls", "--tlsverify", "--tlscacert", "--tlscert", "--tlskey")
 """dockerd's flags whose silent absence would be dangerous: named, with the reason (docs/limits.md)."""
 
@@ -117,6 +119,13 @@ def load(argv: Sequence[str]) -> Config:
     if both := sorted(set(settings) & set(flags)):
         raise InvalidArgument(f"given both as a flag and in {path}: {', '.join(both)}")
     return _check({**settings, **flags})
+
+
+def reloaded(present: Config, read: Config) -> tuple[Config, list[str]]:
+    """After SIGHUP: the settings from now on, and the names of those that changed but wait for a restart."""
+    changed = replace(present, **{name: getattr(read, name) for name in RELOADED})
+    waiting = [each.name for each in fields(Config) if getattr(changed, each.name) != getattr(read, each.name)]
+    return changed, waiting
 
 
 def _parser() -> argparse.ArgumentParser:

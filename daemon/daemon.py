@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 
 from api.server.app import App
 from api.server.routers import (
@@ -21,9 +22,10 @@ from api.server.routers import (
     volume,
 )
 from api.server.routers import exec as exec_router
+from base import logs
 from base.clock import SystemClock
 from daemon import VERSION
-from daemon.config import Config
+from daemon.config import Config, reloaded
 from daemon.debug import Debug
 from daemon.engine import Engine
 from daemon.listeners import forget_sockets, listen
@@ -31,6 +33,8 @@ from daemon.membership import Membership
 from daemon.networks import Networks
 from daemon.system import System
 from daemon.tasks import remove_task_containers, task_engine
+
+log = logging.getLogger(__name__)
 
 
 class Daemon:
@@ -77,6 +81,16 @@ class Daemon:
             await listen(self._app, self._config)
             stack.callback(forget_sockets, self._config)
             self._open = stack.pop_all()
+
+    def reload(self, read: Config) -> None:
+        """Take over what can be changed without a restart; what can't is named in the log."""
+        self._config, waiting = reloaded(self._config, read)
+        logs.set_level(self._config.log_level)
+        self._engine.reload(self._config)
+        self._system.reload(self._config)
+        log.info("configuration reloaded")
+        if waiting:
+            log.warning("settings that need a restart stay as they were settings=%s", ",".join(waiting))
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set."""

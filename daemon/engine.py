@@ -39,7 +39,9 @@ class Engine:
         data, run = config.data_root, config.exec_root
         self.records = Records(data / "engine.db")
         self.events = EventBus(clock)
-        self.registry = RegistryConfig(mirrors=config.registry_mirrors, insecure=config.insecure_registries)
+        # Lists, because a reload changes them for everybody who was given this.
+        self._mirrors, self._insecure = list(config.registry_mirrors), list(config.insecure_registries)
+        self.registry = RegistryConfig(mirrors=self._mirrors, insecure=self._insecure)
         self.store = ImageStore(self.records, data, self.events, clock)
         self.images = ImageService(self.store, self.registry)
         self.networks = NetworkController(self.records, run, data, self.events, _networking(config), clock)
@@ -66,6 +68,10 @@ class Engine:
             return self.containers.get(container_id).running
         except NotFound:
             return False
+
+    def reload(self, config: Config) -> None:
+        """Reach registries as `config` says, from the next request on."""
+        self._mirrors[:], self._insecure[:] = config.registry_mirrors, config.insecure_registries
 
     async def start_up(self) -> None:
         """Restore everything; containers that ran are adopted. What was started is closed again on failure."""

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the daemon until SIGTERM or SIGINT. Returns the process's exit status."""
+    """Run the daemon until SIGTERM or SIGINT; SIGHUP reloads its configuration. Returns the process's exit status."""
     if not __debug__:
         print("shoald: refuses to run under python -O: assertions guard its invariants", file=sys.stderr)
         return 2
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _sole_owner(config):
             enter_private_mount_namespace(config.exec_root)
-            asyncio.run(_serve(config, manager))
+            asyncio.run(_serve(config, words, manager))
     except ShoalError as error:
         log.critical("the daemon can't run: %s", error.message)
         return 1
@@ -65,7 +65,7 @@ def _operate(words: Sequence[str]) -> int:
     return 0
 
 
-async def _serve(config: daemon_config.Config, manager: ServiceManager) -> None:
+async def _serve(config: daemon_config.Config, words: Sequence[str], manager: ServiceManager) -> None:
     from daemon.daemon import Daemon  # late: these imports start threads, the namespace comes first
 
     stop = asyncio.Event()
@@ -74,8 +74,17 @@ async def _serve(config: daemon_config.Config, manager: ServiceManager) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     daemon = Daemon(config)
+
+    def reload() -> None:
+        try:
+            daemon.reload(daemon_config.load(words))
+        except ShoalError as error:
+            log.error("configuration not reloaded, all stays as it was error=%s", error.message)
+
     try:
+        loop.add_signal_handler(signal.SIGHUP, _nothing)  # one that comes early does not end the daemon
         await daemon.start_up()
+        loop.add_signal_handler(signal.SIGHUP, reload)
         log.info("daemon ready data_root=%s", config.data_root)
         manager.tell("READY=1")
         await daemon.run(stop)
@@ -83,6 +92,10 @@ async def _serve(config: daemon_config.Config, manager: ServiceManager) -> None:
     finally:
         await daemon.close()
         log.info("daemon ended; containers keep running")
+
+
+def _nothing() -> None:
+    return None
 
 
 def _watch_children_by_pidfd(loop: asyncio.AbstractEventLoop) -> None:

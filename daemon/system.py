@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import os
 import platform
 import socket
@@ -93,6 +94,11 @@ class System:
             swarm=self._swarm(),
         )
 
+    def reload(self, config: Config) -> None:
+        """Say `config` of itself from now on, and tell that it did."""
+        self._config = config
+        self._engine.events.publish("daemon", "reload", self._id, _reload_attributes(config))
+
     def events(self, since_ns: int | None, until_ns: int | None, wanted: dict[str, list[str]]) -> Subscription:
         return self._engine.events.subscribe(since_ns, until_ns, wanted)
 
@@ -104,6 +110,22 @@ class System:
         labels = dict(label.partition("=")[::2] for label in self._config.labels)
         plugins = [("Volume", name) for name in VOLUME_DRIVERS] + [("Network", name) for name in NETWORK_DRIVERS]
         return describe(VERSION, labels, plugins)
+
+
+def _reload_attributes(config: Config) -> dict[str, str]:
+    """What a reload event tells: the settings in force, lists as JSON."""
+    lists = {
+        "labels": config.labels,
+        "registry-mirrors": config.registry_mirrors,
+        "insecure-registries": config.insecure_registries,
+    }
+    return {
+        "name": socket.gethostname(),
+        "debug": "true" if config.log_level == "debug" else "false",
+        "default-runtime": config.runtime,
+        "live-restore": "true",
+        **{name: json.dumps(values, separators=(",", ":")) for name, values in lists.items()},
+    }
 
 
 def _registries(config: Config) -> RegistryConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -136,6 +137,25 @@ def test_pull_from_the_registry(docker: Docker) -> None:
     assert {"busybox:latest", "alpine:latest", reference} <= names
     docker.ok("rmi", reference, "alpine")
     assert "alpine" not in docker.ok("images")
+
+
+@pytest.mark.promise(
+    "misc.events.b3", "misc.events.response.events.image.pull", "misc.events.response.events.image.push"
+)
+def test_events_of_pull_and_push(docker: Docker) -> None:
+    """The other events of images are in tests/integration/test_streams_api.py."""
+    since = f"{time.time():.6f}"
+    pulled, pushed = "10.99.0.250:5000/library/busybox:1.35", "10.99.0.250:5000/mine/told:v2"
+    docker.ok("pull", pulled)
+    docker.ok("tag", pulled, pushed)
+    docker.ok("push", pushed)
+    docker.ok("rmi", pushed, pulled)
+    seen = docker.ok("events", "--since", since, "--until", f"{time.time():.6f}", "--format", "{{json .}}")
+    events = [event for line in seen.splitlines() if (event := json.loads(line))["Type"] == "image"]
+    told = {event["Action"]: event["Actor"] for event in events}
+    assert (told["pull"]["ID"], told["pull"]["Attributes"]["name"]) == (pulled, pulled.rpartition(":")[0])
+    assert (told["push"]["ID"], told["push"]["Attributes"]["name"]) == (pushed, pushed.rpartition(":")[0])
+    assert {"tag", "untag"} <= told.keys()
 
 
 def test_the_built_in_image_is_there_without_a_registry(docker: Docker) -> None:

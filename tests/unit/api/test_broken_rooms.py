@@ -26,6 +26,7 @@ ENDPOINTS = {
     "networks.remove": ("DELETE", "/networks/net", None),
     "misc.info": ("GET", "/info", None),
     "misc.version": ("GET", "/version", None),
+    "misc.events": ("GET", "/events", None),
 }
 
 

@@ -68,3 +68,12 @@ def test_a_named_file_must_exist_and_be_json(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(InvalidArgument, match="unable to configure"):
         config.load(["--config-file", str(tmp_path / "bad.json")])
+
+
+def test_a_reload_takes_what_it_can_and_names_the_rest(tmp_path: Path) -> None:
+    before = load(tmp_path, {"labels": ["a=b"], "mtu": 1400})
+    read = load(tmp_path, {"labels": ["c=d"], "debug": True, "insecure-registries": ["r:5000"], "mtu": 1300})
+    after, waiting = config.reloaded(before, read)
+    assert (after.labels, after.log_level, after.insecure_registries) == (("c=d",), "debug", ("r:5000",))
+    assert (after.mtu, waiting) == (1400, ["mtu"])
+    assert config.reloaded(after, load(tmp_path, {"mtu": 1400}))[0].labels == (), "what is gone from the file is gone"
