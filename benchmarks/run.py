@@ -34,12 +34,17 @@ def main() -> int:
     simulated = commands.add_parser("simulated", help="a service on simulated nodes, by a real manager over gRPC")
     simulated.add_argument("--nodes", type=int, default=100)
     simulated.add_argument("--tasks", type=int, default=1_000)
+    images = commands.add_parser("images", help="load, save, push, pull, removal, builds, memory of a large pull")
+    images.add_argument("--turns", type=int, default=5, help="of each engine (default 5; builds twice as many)")
+    images.add_argument("--size", type=int, default=200, help="megabytes of the image and the context (default 200)")
+    images.add_argument("--memory", type=int, default=2000, help="megabytes of the large pull (default 2000; 0: none)")
     arguments = parser.parse_args()
     if Path(sys.prefix) != ROOT / ".venv":  # started by the machine's Python
         os.execv(PYTHON, [str(PYTHON), str(Path(__file__).resolve()), *sys.argv[1:]])
     sys.path.insert(0, str(ROOT))
     from benchmarks import engine as engine_benchmark
     from benchmarks import failover as failover_benchmark
+    from benchmarks import images as images_benchmark
     from benchmarks import network as network_benchmark
     from benchmarks import scheduler as scheduler_benchmark
     from benchmarks import simulated as simulated_benchmark
@@ -53,6 +58,8 @@ def main() -> int:
             scheduler_benchmark.run(arguments.nodes, arguments.tasks)
         elif arguments.what == "engine":
             engine_benchmark.run(quick=arguments.quick)
+        elif arguments.what == "images":
+            images_benchmark.run(turns=arguments.turns, size_mb=arguments.size, memory_mb=arguments.memory)
         elif arguments.what == "network":
             network_benchmark.run(turns=arguments.turns, reach=arguments.reach)
         elif arguments.what == "failover":
