@@ -12,6 +12,7 @@ import pytest
 from lab.hosts import host_lib
 from lab.lab import Lab
 from lab.paths import base_environment
+from lab.wait import until
 from tests.e2e.builds import build, context, run
 from tests.e2e.client import Docker
 
@@ -23,12 +24,17 @@ BUILD = context(
 DELAYS_S = (0.05, 0.25, 0.6)
 
 
+def unnamed(data: Path) -> list[str]:
+    """What lies aside: half made, or on its way out."""
+    return os.listdir(data / "blobs/tmp") + [name for name in os.listdir(data / "layers") if name.startswith("tmp-")]
+
+
 def check_nothing_dangles(lab: Lab, docker: Docker) -> None:
     """What lies on the disk belongs to the images that are listed; no container of a build is left."""
     assert docker.ok("ps", "-aq") == ""
     data = host_lib(lab.name, "m1") / "shoal"
     assert os.listdir(data / "builds") == []
-    assert os.listdir(data / "blobs/tmp") == []
+    until(lambda: not unnamed(data), timeout_s=10, what="what was removed to be gone from the disk")
     chains: set[str] = set()
     blobs: set[str] = set()
     for row in docker.http("GET", "/v1.24/images/json?all=1").value:

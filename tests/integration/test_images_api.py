@@ -155,7 +155,7 @@ class TestPull:
             await reached.wait()
             asked.cancel()
         async with asyncio.timeout(10):
-            while host.files() != (set(), set()) or host.store.pins:
+            while await host.files() != (set(), set()) or host.store.pins:
                 await asyncio.sleep(0.01)
         release.set()
 

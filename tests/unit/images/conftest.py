@@ -46,8 +46,9 @@ class Host:
         await self.store.close()
         await self.records.close()
 
-    def files(self) -> tuple[set[str], set[str]]:
-        """Names of what lies in blobs and in layers."""
+    async def files(self) -> tuple[set[str], set[str]]:
+        """Names of what lies in blobs and in layers, once what was discarded is gone."""
+        await self.store.settled()
         return (
             {path.name for path in (self.root / "blobs" / "sha256").iterdir()}
             | {path.name for path in (self.root / "blobs" / "tmp").iterdir()},

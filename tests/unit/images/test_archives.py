@@ -140,7 +140,7 @@ class TestBadArchives:
     async def refused(self, host: Host, service: ImageService, archive: bytes, match: str) -> None:
         with pytest.raises(InvalidArgument, match=match):
             await service.load(stream(archive), Messages().append)
-        assert host.files() == (set(), set())
+        assert await host.files() == (set(), set())
         assert not host.store.pins
 
     async def test_no_archive(self, host: Host, service: ImageService) -> None:
@@ -195,7 +195,7 @@ class TestImport:
     async def test_nonsense(self, host: Host, service: ImageService, body: bytes) -> None:
         with pytest.raises(InvalidArgument):
             await service.import_image("-", stream(body), "", "", [], Messages().append)
-        assert host.files() == (set(), set())
+        assert await host.files() == (set(), set())
 
 
 @pytest.mark.parametrize(

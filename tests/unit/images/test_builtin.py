@@ -43,9 +43,9 @@ async def test_the_same_binary_gives_the_same_id(host: Host, tmp_path: Path) -> 
 
 async def test_an_image_of_that_name_is_left_alone(host: Host) -> None:
     first = await ensure_busybox(host.store, BUSYBOX)
-    seen = host.files()
+    seen = await host.files()
     assert await ensure_busybox(host.store, Path("/nonexistent")) == first
-    assert host.files() == seen
+    assert await host.files() == seen
 
 
 async def test_it_is_there_after_a_restart(host: Host) -> None:

@@ -36,8 +36,8 @@ def service(host: Host) -> ImageService:
     return ImageService(host.store, RegistryConfig(retry_delay_s=0.01))
 
 
-def nothing_left(host: Host) -> bool:
-    blobs, layers = host.files()
+async def nothing_left(host: Host) -> bool:
+    blobs, layers = await host.files()
     return not blobs and not layers and not host.store.index.images and not host.store.pins
 
 
@@ -176,7 +176,7 @@ class TestLogin:
         registry.add("app", "latest", two_layers())
         with pytest.raises(NotFound, match=r"pull access denied for .*/app, repository does not exist or may require"):
             await service.pull(f"{registry.host}/app", AuthConfig(username="user", password="wrong"))
-        assert nothing_left(host)
+        assert await nothing_left(host)
 
     def test_a_password_is_masked(self) -> None:
         assert "hunter2" not in repr(AuthConfig(username="user", password="hunter2"))
@@ -196,7 +196,7 @@ class TestRefusals:
             await service.pull(f"{registry.host}/app:nope")
         expected = f"manifest for {registry.host}/app:nope not found: manifest unknown: manifest unknown"
         assert caught.value.message == expected
-        assert nothing_left(host)
+        assert await nothing_left(host)
 
     async def test_an_unknown_repository(self, service: ImageService, registry: RegistryServer) -> None:
         with pytest.raises(NotFound) as caught:
@@ -226,7 +226,7 @@ class TestFaults:
         registry.fault = lambda request, _seen: web.Response(status=500) if "/blobs/" in request.path else None
         with pytest.raises(Upstream, match="500"):
             await service.pull(f"{registry.host}/app")
-        assert nothing_left(host)
+        assert await nothing_left(host)
 
     @pytest.mark.parametrize("ranges", [True, False])
     async def test_a_download_that_breaks_off_is_resumed(
@@ -254,7 +254,7 @@ class TestFaults:
         registry.blobs[digest] = registry.blobs[digest][:-7]
         with pytest.raises(Upstream, match="broke off after"):
             await service.pull(f"{registry.host}/app")
-        assert nothing_left(host)
+        assert await nothing_left(host)
 
     async def test_a_wrong_layer(self, host: Host, service: ImageService, registry: RegistryServer) -> None:
         image = two_layers()
@@ -265,7 +265,7 @@ class TestFaults:
         registry.blobs[digest] = bytes(wrong)
         with pytest.raises(Upstream, match=f"filesystem layer verification failed for digest {digest}"):
             await service.pull(f"{registry.host}/app")
-        assert nothing_left(host)
+        assert await nothing_left(host)
 
     async def test_a_layer_that_is_too_large(self, host: Host, service: ImageService, registry: RegistryServer) -> None:
         image = two_layers()
@@ -273,7 +273,7 @@ class TestFaults:
         registry.blobs[digest_of(image.blobs()[0])] += bytes(1000)
         with pytest.raises(Upstream, match="larger than the manifest says"):
             await service.pull(f"{registry.host}/app")
-        assert nothing_left(host)
+        assert await nothing_left(host)
 
     async def test_a_wrong_configuration(self, host: Host, service: ImageService, registry: RegistryServer) -> None:
         image = two_layers()
@@ -281,7 +281,7 @@ class TestFaults:
         registry.blobs[image.id] = image.config.replace(b"amd64", b"amd65")
         with pytest.raises(Upstream, match="verification failed"):
             await service.pull(f"{registry.host}/app")
-        assert nothing_left(host)
+        assert await nothing_left(host)
 
     async def test_a_wrong_manifest(self, service: ImageService, registry: RegistryServer) -> None:
         digest = registry.add("app", "latest", two_layers())
@@ -300,7 +300,7 @@ class TestFaults:
         registry.add("app", "latest", Liar([files({"good": b"1"})]))
         with pytest.raises(InvalidArgument, match="diff id"):
             await service.pull(f"{registry.host}/app")
-        assert nothing_left(host)
+        assert await nothing_left(host)
 
     @pytest.mark.promise("images.create.b5")
     async def test_a_cancelled_pull_keeps_nothing(
@@ -323,7 +323,7 @@ class TestFaults:
             await reached.wait()
             pull.cancel()
         never.set()
-        assert nothing_left(host)
+        assert await nothing_left(host)
 
 
 async def test_a_mirror_that_fails_gives_way(host: Host, registry: RegistryServer) -> None:

@@ -42,9 +42,9 @@ async def test_what_is_pushed_can_be_pulled(host: Host, service: ImageService, r
     name = f"{registry.host}/team/app"
     await load(service, image, f"{name}:v1")
     messages: list[dict[str, Any]] = []
-    before = host.files()
+    before = await host.files()
     await service.push(name, "v1", None, messages.append)
-    assert host.files() == before  # the compressed layers are not kept
+    assert await host.files() == before  # the compressed layers are not kept
     digest = digest_of(registry.manifests["team/app", "v1"][0])
     statuses = [message.get("status") for message in messages]
     assert statuses[0] == f"The push refers to repository [{name}]"
@@ -54,7 +54,7 @@ async def test_what_is_pushed_can_be_pulled(host: Host, service: ImageService, r
     assert service.inspect(image.id).repo_digests == [f"{name}@{digest}"]
     assert host.events.seen[-1][:3] == ("image", "push", f"{name}:v1")
     await service.remove(f"{name}:v1", force=False, prune=True)
-    assert host.files() == (set(), set())
+    assert await host.files() == (set(), set())
     assert await service.pull(f"{name}:v1") == image.id
 
 
@@ -96,10 +96,10 @@ async def test_an_unknown_image(service: ImageService, registry: RegistryServer)
 
 async def test_a_push_that_fails_publishes_nothing(host: Host, service: ImageService, registry: RegistryServer) -> None:
     await load(service, TestImage([files({"a": b"1"})]), f"{registry.host}/app:v1")
-    before = host.files()
+    before = await host.files()
     registry.fault = lambda request, _seen: web.Response(status=507) if request.method == "PUT" else None
     with pytest.raises(Upstream, match="507"):
         await service.push(f"{registry.host}/app", "v1", None, lambda _message: None)
     assert registry.manifests == {}
-    assert host.files() == before
+    assert await host.files() == before
     assert not host.store.pins

@@ -77,7 +77,7 @@ class TestRemoval:
         removed = await store.remove("app")
         assert flat(removed)[:2] == ["untagged app:latest", f"deleted {image}"]
         assert len(removed) == 4  # and its two layers
-        assert host.files() == (set(), set())
+        assert await host.files() == (set(), set())
         assert host.events.actions() == ["untag", "delete"]
 
     async def test_one_name_of_two_is_only_untagged(self, store: ImageStore) -> None:
@@ -132,7 +132,7 @@ class TestRemoval:
         view = await store.resolve(image)
         assert (view.layers[1] / "b").exists()
         await store.release(image, CONTAINER)
-        assert host.files() == (set(), set())
+        assert await host.files() == (set(), set())
 
     async def test_a_parent_has_children(self, store: ImageStore) -> None:
         base = two_layers()
@@ -159,7 +159,7 @@ class TestRemoval:
         await store.remove("one")
         view = await store.resolve("two")
         assert (view.layers[0] / "a").exists()
-        assert len(host.files()[1]) == 2
+        assert len((await host.files())[1]) == 2
 
     @pytest.mark.promise("images.remove.status.404", "images.remove.b4")
     async def test_unknown(self, store: ImageStore) -> None:
@@ -195,14 +195,14 @@ class TestTag:
 class TestCrash:
     async def test_what_was_not_registered_is_removed_at_start(self, host: Host, store: ImageStore) -> None:
         image = await put(store, two_layers(), "app")
-        whole = host.files()
+        whole = await host.files()
         await host.shut()
         (host.root / "blobs/sha256" / ("0" * 64)).write_bytes(b"unowned")
         (host.root / "blobs/tmp/half").write_bytes(b"half")
         (host.root / "layers" / ("1" * 64) / "diff/sub").mkdir(parents=True)
         (host.root / "layers/tmp-half/diff/sub").mkdir(parents=True)
         store = await host.open()
-        assert host.files() == whole
+        assert await host.files() == whole
         assert (await store.resolve("app")).id == image
 
     async def test_an_image_that_lost_a_layer_is_dropped(self, host: Host, store: ImageStore) -> None:
@@ -213,12 +213,12 @@ class TestCrash:
         store = await host.open()
         with pytest.raises(NotFound):
             await store.resolve("app")
-        assert host.files() == (set(), set())
+        assert await host.files() == (set(), set())
 
     async def test_a_failed_ingestion_leaves_nothing(self, host: Host, store: ImageStore) -> None:
         with pytest.raises(InvalidArgument, match="unexpected end of archive"):
             await put(store, TestImage([files({"a": b"1"}), tar(member("big", b"x" * 9000))[:4000]]))
-        assert host.files() == (set(), set())
+        assert await host.files() == (set(), set())
         assert not store.pins
 
     async def test_a_registration_that_does_not_match_its_layers(self, host: Host, store: ImageStore) -> None:
@@ -227,7 +227,7 @@ class TestCrash:
             await ingestion.add_layer(await ingestion.put(image.layers[0]))
             with pytest.raises(InvalidArgument, match="do not match"):
                 await ingestion.register(image.config)
-        assert host.files() == (set(), set())
+        assert await host.files() == (set(), set())
 
     async def test_an_image_appears_and_goes_under_running_ingestions(self, host: Host, store: ImageStore) -> None:
         """Removing an image while another brings the same layers in never takes a layer from the newcomer."""
@@ -242,7 +242,7 @@ class TestCrash:
             assert (view.layers[0] / "a").exists()
             assert (view.layers[2] / "c").exists()
             await store.remove("two")
-            assert host.files() == (set(), set())
+            assert await host.files() == (set(), set())
 
 
 class TestViews:

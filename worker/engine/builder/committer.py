@@ -5,6 +5,7 @@ Invariant: an image made here names its parent, and is registered only with all 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ from api.errors import Conflict, Internal
 from base.clock import Clock, rfc3339nano
 from worker.engine.builder.difftar import write_layer
 from worker.engine.builder.evaluate import Config
-from worker.engine.images.blobs import BlobWriter
 from worker.engine.images.ingestion import Ingestion
 from worker.engine.images.manifest import host_architecture
 from worker.engine.images.model import HistoryEntry, ImageConfig
@@ -37,6 +37,8 @@ class NewImage:
     created_by: str
     upper: Path | None = None
     """What was written over the parent, in overlayfs's form; None is nothing."""
+    give: bool = False
+    """`upper` is no part of a mount, and may be taken away."""
     container: str = ""
     author: str = ""
     comment: str = ""
@@ -58,7 +60,7 @@ class Committer:
         """
         async with self._store.ingest() as ingestion:
             parent = self._take_parent(ingestion, wish.parent)
-            added = wish.upper is not None and await self._add_layer(ingestion, wish.upper)
+            added = wish.upper is not None and await self._add_layer(ingestion, wish.upper, give=wish.give)
             raw = self._document(wish, parent, [layer.diff_id for layer in ingestion.layers], empty=not added)
             return await ingestion.register(raw, wish.references, parent=wish.parent)
 
@@ -73,19 +75,25 @@ class Committer:
                 raise Internal(f"layer {diff_id} of image {parent} is missing")
         return config
 
-    async def _add_layer(self, ingestion: Ingestion, upper: Path) -> bool:
+    async def _add_layer(self, ingestion: Ingestion, upper: Path, *, give: bool) -> bool:
         """False when nothing was written."""
         disk, writer = self._store.disk, self._store.blobs.writer()
         stop = threading.Event()
         try:
-            if not await disk.run(_write, upper, writer, stop):
+            layer = await disk.run(write_layer, upper, writer, stop.is_set)
+            if not layer.entries:
                 return False
+            tar_size = writer.size
             ingestion.pin(writer.digest())
             blob = await disk.run(writer.commit)
         finally:
             stop.set()
             await disk.run(writer.close)
-        await ingestion.add_layer(blob)
+        ready = None
+        if give and layer.whole:
+            with contextlib.suppress(OSError):  # on another file system: then it is unpacked like any other
+                ready = self._store.layers.take(upper, blob, layer.size, tar_size)
+        await ingestion.add_layer(blob, blob, ready=ready)
         return True
 
     def _document(self, wish: NewImage, parent: ImageConfig, diff_ids: list[str], *, empty: bool) -> bytes:
@@ -115,8 +123,3 @@ class Committer:
                    for item in document["history"]]  # fmt: skip
         kept = {key: value for key, value in document.items() if value or key in ("config", "rootfs")}
         return msgspec.json.encode({**kept, "history": history})
-
-
-def _write(upper: Path, writer: BlobWriter, stop: threading.Event) -> int:
-    """Returns how many entries the layer has. A writer closed under it ends it with ValueError."""
-    return write_layer(upper, writer, stop.is_set).entries

@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +22,7 @@ from worker.engine.builder.downloads import download, is_web_address
 from worker.engine.builder.globs import Ignored
 from worker.engine.images.compression import LayerReader
 from worker.engine.images.extract import extract
+from worker.engine.images.intake import incoming
 from worker.engine.images.tarstream import TarReader
 from worker.engine.syscalls.openat2 import open_directory, open_in_root
 
@@ -72,8 +74,7 @@ async def open_context(
             else:
                 text = await disk.run(_text_of, spool, remote)
         else:
-            await _receive(body, spool, disk)
-            await disk.run(_unpack, spool, files)
+            await _receive(body, files)
         root = os.open(files, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             if text is None:
@@ -83,10 +84,10 @@ async def open_context(
             os.close(root)
 
 
-async def _receive(body: AsyncIterator[bytes], spool: Path, disk: Pool) -> None:
-    with open(spool, "xb") as file:
-        async for data in body:
-            await disk.run(file.write, data)
+async def _receive(body: AsyncIterator[bytes], files: Path) -> None:
+    """Unpack an archive while it comes in."""
+    async with incoming(body, "build-context") as came:
+        await came.thread.run(_extract, came.source, files)
 
 
 async def _fetch(remote: str, spool: Path, disk: Pool) -> None:
@@ -101,7 +102,7 @@ async def _fetch(remote: str, spool: Path, disk: Pool) -> None:
 def _is_archive(path: Path) -> bool:
     with open(path, "rb") as file:
         try:
-            return next(iter(TarReader(LayerReader(file, threading.Event()))), None) is not None
+            return next(iter(TarReader(LayerReader(file, threading.Event(), hashing=False))), None) is not None
         except InvalidArgument:
             return False
 
@@ -112,13 +113,17 @@ def _text_of(path: Path, remote: str) -> str:
 
 
 def _unpack(spool: Path, files: Path) -> None:
+    with open(spool, "rb") as file:
+        _extract(file, files)
+    spool.unlink()
+
+
+def _extract(source: BufferedReader, files: Path) -> None:
     root = os.open(files, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with open(spool, "rb") as file:
-            extract(LayerReader(file, threading.Event()), root)
+        extract(LayerReader(source, threading.Event(), hashing=False), root)
     finally:
         os.close(root)
-    spool.unlink()
 
 
 def _inside(files: Path, directory: str) -> Path:

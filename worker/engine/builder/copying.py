@@ -327,7 +327,7 @@ def _is_archive(source: Source) -> bool:
     fd = open_in_root(source.root, source.path, os.O_RDONLY)
     with os.fdopen(fd, "rb") as file:
         try:
-            return next(iter(TarReader(LayerReader(file, threading.Event()))), None) is not None
+            return next(iter(TarReader(LayerReader(file, threading.Event(), hashing=False))), None) is not None
         except InvalidArgument:
             return False
 
@@ -338,6 +338,6 @@ def _unpack(source: Source, root: int, destination: str) -> None:
     try:
         fd = open_in_root(source.root, source.path, os.O_RDONLY)
         with os.fdopen(fd, "rb") as file:
-            extract(LayerReader(file, threading.Event()), target)
+            extract(LayerReader(file, threading.Event(), hashing=False), target)
     finally:
         os.close(target)

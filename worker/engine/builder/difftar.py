@@ -17,6 +17,7 @@ from worker.engine.syscalls.openat2 import open_directory
 
 CHUNK = 1 << 20
 _BLOCK = tarfile.BLOCKSIZE
+_MARK = ".wh."
 _OVERLAY_XATTR = "trusted.overlay."
 _KEPT_XATTRS = ("security.capability", "user.")
 
@@ -26,6 +27,10 @@ class Layer:
 
     def __init__(self) -> None:
         self.entries = 0
+        self.size = 0
+        """Bytes of files and symbolic links."""
+        self.whole = True
+        """Everything in the directory is in the layer, and means the same there: unpacking it gives the directory."""
 
 
 def write_layer(upper: Path, target: Writable, stopped: Callable[[], bool] = lambda: False) -> Layer:
@@ -79,6 +84,7 @@ class _Writer:
             if path and _is_opaque(directory):
                 self._header(tarfile.TarInfo(f"{path}/.wh..wh..opq"))
             for name in sorted(os.listdir(directory)):
+                self._layer.whole &= not name.startswith(_MARK)
                 child = f"{path}/{name}" if path else name
                 try:
                     info = os.stat(name, dir_fd=directory, follow_symlinks=False)
@@ -103,18 +109,20 @@ class _Writer:
         item = tarfile.TarInfo(path)
         item.mode, item.uid, item.gid = stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid
         item.mtime = int(info.st_mtime)
-        item.pax_headers = _xattrs(f"/proc/self/fd/{directory}/{name}")
+        item.pax_headers = self._xattrs(f"/proc/self/fd/{directory}/{name}")
         identity = (info.st_dev, info.st_ino)
         if stat.S_ISDIR(info.st_mode):
             item.type = tarfile.DIRTYPE
         elif stat.S_ISLNK(info.st_mode):
             item.type, item.linkname = tarfile.SYMTYPE, os.readlink(name, dir_fd=directory)
+            self._layer.size += len(os.fsencode(item.linkname))
         elif stat.S_ISFIFO(info.st_mode):
             item.type = tarfile.FIFOTYPE
         elif stat.S_ISCHR(info.st_mode) or stat.S_ISBLK(info.st_mode):
             item.type = tarfile.CHRTYPE if stat.S_ISCHR(info.st_mode) else tarfile.BLKTYPE
             item.devmajor, item.devminor = os.major(info.st_rdev), os.minor(info.st_rdev)
         elif stat.S_ISSOCK(info.st_mode):
+            self._layer.whole = False
             return  # tar has no sockets
         elif info.st_nlink > 1 and identity in self._links:
             item.type, item.linkname = tarfile.LNKTYPE, self._links[identity]
@@ -129,6 +137,7 @@ class _Writer:
         fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
         try:
             item.size = rest = info.st_size
+            self._layer.size += info.st_size
             self._header(item)
             while rest and (data := os.read(fd, min(CHUNK, rest))):
                 rest -= len(data)
@@ -140,21 +149,22 @@ class _Writer:
             rest -= min(CHUNK, rest)
         self._put(bytes(-info.st_size % _BLOCK))
 
+    def _xattrs(self, path: str) -> dict[str, str]:
+        found: dict[str, str] = {}
+        try:
+            for name in os.listxattr(path, follow_symlinks=False):
+                if name.startswith(_KEPT_XATTRS):
+                    value = os.getxattr(path, name, follow_symlinks=False)
+                    found[f"SCHILY.xattr.{name}"] = value.decode("utf-8", "surrogateescape")
+                elif not name.startswith(_OVERLAY_XATTR):
+                    self._layer.whole = False
+        except OSError:
+            return {}
+        return found
+
 
 def _is_opaque(directory: int) -> bool:
     try:
         return os.getxattr(directory, _OVERLAY_XATTR + "opaque") == b"y"
     except OSError:
         return False
-
-
-def _xattrs(path: str) -> dict[str, str]:
-    found: dict[str, str] = {}
-    try:
-        for name in os.listxattr(path, follow_symlinks=False):
-            if name.startswith(_KEPT_XATTRS):
-                value = os.getxattr(path, name, follow_symlinks=False)
-                found[f"SCHILY.xattr.{name}"] = value.decode("utf-8", "surrogateescape")
-    except OSError:
-        return {}
-    return found

@@ -146,7 +146,7 @@ class StageBuild:
             return
         async with self._root() as root:
             await self._job.disk.run(_make_workdir, root.merged, config["WorkingDir"])
-            await self._commit(command, upper=root.upper)
+            await self._commit_root(command, root)
 
     async def _run(self, instruction: Instruction) -> None:
         state = self.state
@@ -175,12 +175,18 @@ class StageBuild:
         self.state.config["Image"] = found
         return True
 
+    async def _commit_root(self, command: list[str], root: MountedRoot) -> None:
+        """Commit what was written to a root, which is not used after."""
+        unmounted = await self._job.workspace.unmount(root)
+        await self._commit(command, upper=root.upper, give=unmounted)
+
     async def _commit(
         self,
         command: list[str],
         container_config: Config | None = None,
         *,
         upper: Path | None = None,
+        give: bool = False,
         container: str = "",
     ) -> None:
         state = self.state
@@ -192,6 +198,7 @@ class StageBuild:
                 container_config={**container_config, "Hostname": short_id(container)},
                 created_by=" ".join(command),
                 upper=upper,
+                give=give,
                 container=container,
                 author=state.author,
             )
@@ -232,7 +239,7 @@ class StageBuild:
                 return
             async with self._root() as root:
                 await self._job.disk.run(_copy_all, root.merged, sources, destination or "/", chown)
-                await self._commit(command, upper=root.upper)
+                await self._commit_root(command, root)
 
     async def _sources(
         self, stack: contextlib.AsyncExitStack, instruction: Instruction, texts: Sequence[str]

@@ -55,6 +55,13 @@ class Workspace:
         finally:
             await self._disk.run(self._remove, home)
 
+    async def unmount(self, root: MountedRoot) -> bool:
+        """End the mount early, so that `root.upper` is a plain directory; False when somebody still uses it."""
+        try:
+            return await self._disk.run(mounts.umount, root.merged, lazy=False)
+        except OSError:
+            return False
+
     @contextlib.asynccontextmanager
     async def root(self, layers: Sequence[Path]) -> AsyncIterator[MountedRoot]:
         """A writable root over `layers` (lowest first) for the length of a block."""

@@ -1,36 +1,35 @@
-"""Reading image archives: docker-archive (`docker save`) and OCI layout, as one plan of images. Blocking.
+"""Image archives, docker-archive (`docker save`) and OCI layout: what the members of one say about its images.
 
-The archive lies in one plain tar file on disk; members are found by offset, so nothing large is read into memory.
+An archive is read once, from front to back, and every file of it is a blob by then, so nothing large is in memory.
 Source: v1.24 "Image tarball format"; OCI image-layout spec 1.1.
 """
 
 from __future__ import annotations
 
-import io
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import msgspec
 
 from api.errors import InvalidArgument
 from worker.engine.images import limits, names
 from worker.engine.images.blobs import BlobWriter
+from worker.engine.images.compression import LayerReader
 from worker.engine.images.extract import clean_path
 from worker.engine.images.manifest import Descriptor, choose_platform, host_architecture, parse_manifest
 from worker.engine.images.names import Reference
-from worker.engine.images.tarstream import FILE, HARD_LINK, SYMLINK, TarReader
+from worker.engine.images.tarstream import BLOCK, FILE, HARD_LINK, SYMLINK, Member, TarReader
 
 _NAME_ANNOTATIONS = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 _LINKS_MAX = 8
 
 
 @dataclass(frozen=True)
-class Slice:
-    """Where a member's data lies in the archive."""
+class Part:
+    """A file of an archive, kept as a blob."""
 
-    offset: int
+    digest: str
     size: int
 
 
@@ -39,7 +38,7 @@ class ArchivedImage:
     """One image of an archive."""
 
     config: bytes
-    layers: tuple[Slice, ...]
+    layers: tuple[Part, ...]
     """Lowest first; each may be compressed."""
     references: tuple[Reference, ...]
 
@@ -52,61 +51,72 @@ class _ManifestEntry(msgspec.Struct, kw_only=True):
     repo_tags: list[str] | None = msgspec.field(name="RepoTags", default=None)
 
 
-class Archive:
-    """An opened archive. Use `open_archive`."""
+class ArchiveReader:
+    """Takes an archive apart as it comes. Blocking.
 
-    def __init__(self, file: io.BufferedReader) -> None:
-        self._file = file
-        self._members: dict[str, Slice] = {}
-        self._links: dict[str, str] = {}
-        self._read_members()
+    After `members` has given a file, `copy` reads it. `parts` is for the caller to fill; links are kept here.
+    """
 
-    def _read_members(self) -> None:
-        for member in TarReader(self._file):
+    def __init__(self, source: LayerReader) -> None:
+        self._tar = TarReader(source)
+        self._members = iter(self._tar)
+        self._count = 0
+        self.links: dict[str, str] = {}
+
+    def next_file(self) -> tuple[str, Member] | None:
+        """Clean path and header of the next file; None after the last."""
+        for member in self._members:
+            self._count += 1
+            if self._count > limits.ARCHIVE_MEMBERS_MAX:
+                raise InvalidArgument(f"image archive has more than {limits.ARCHIVE_MEMBERS_MAX} members")
             path = clean_path(member.name, member.name)
             if member.kind == FILE:
-                self._members[path] = Slice(self._file.tell(), member.size)
-            elif member.kind == HARD_LINK:
-                self._links[path] = clean_path(member.link, member.name)
+                return path, member
+            if member.kind == HARD_LINK:
+                self.links[path] = clean_path(member.link, member.name)
             elif member.kind == SYMLINK:
                 target = posixpath.join(posixpath.dirname(path), member.link)
-                self._links[path] = clean_path(target, member.name)
+                self.links[path] = clean_path(target, member.name)
+        return None
 
-    def _find(self, name: str) -> Slice | None:
+    def copy(self, writer: BlobWriter) -> bool:
+        """Copy the file's content; returns whether it may be a layer."""
+        first = b""
+        while data := self._tar.read(limits.CHUNK):
+            first = first or data[:BLOCK]
+            writer.write(data)
+        return writer.size >= BLOCK // 8 and first[:1] not in (b"{", b"[")
+
+
+class Archive:
+    """The images of an archive that was taken apart."""
+
+    def __init__(self, parts: Mapping[str, Part], links: Mapping[str, str], read: Callable[[str], bytes]) -> None:
+        """`read` gives the content of a small part by digest."""
+        self._parts = parts
+        self._links = links
+        self._read_blob = read
+
+    def _find(self, name: str) -> Part | None:
         path = clean_path(name, name)
         for _ in range(_LINKS_MAX):
-            found = self._members.get(path)
+            found = self._parts.get(path)
             if found is not None or path not in self._links:
                 return found
             path = self._links[path]
         raise InvalidArgument(f"invalid image archive: too many links at {name!r}")
 
-    def _get(self, name: str) -> Slice:
+    def _get(self, name: str) -> Part:
         found = self._find(name)
         if found is None:
             raise InvalidArgument(f"invalid image archive: {name!r} is missing")
         return found
 
     def _read(self, name: str) -> bytes:
-        where = self._get(name)
-        if where.size > limits.METADATA_MEMBER_MAX:
+        part = self._get(name)
+        if part.size > limits.METADATA_MEMBER_MAX:
             raise InvalidArgument(f"invalid image archive: {name!r} is larger than {limits.METADATA_MEMBER_MAX}")
-        self._file.seek(where.offset)
-        return self._file.read(where.size)
-
-    def close(self) -> None:
-        self._file.close()
-
-    def copy(self, where: Slice, writer: BlobWriter) -> None:
-        """Copy a member's data."""
-        self._file.seek(where.offset)
-        left = where.size
-        while left:
-            data = self._file.read(min(left, limits.CHUNK))
-            if not data:
-                raise InvalidArgument("unexpected end of image archive")
-            writer.write(data)
-            left -= len(data)
+        return self._read_blob(part.digest)
 
     def images(self) -> Iterator[ArchivedImage]:
         """Every image of the archive. Raises InvalidArgument for what is neither of the two formats."""
@@ -151,13 +161,3 @@ def _annotated_names(descriptor: Descriptor) -> tuple[Reference, ...]:
         if text and (key == _NAME_ANNOTATIONS[0] or ":" in text or "/" in text):
             return (names.parse(text).tagged(),)
     return ()
-
-
-def open_archive(path: Path) -> Archive:
-    """Open an uncompressed archive. Close it after use."""
-    file = open(path, "rb")  # noqa: SIM115 - the Archive owns it
-    try:
-        return Archive(file)
-    except BaseException:
-        file.close()
-        raise

@@ -1,7 +1,8 @@
 """Content-addressed files: `blobs/sha256/<hex>`.
 
-Invariant: a file under its digest's name is complete, on disk, and has that digest: blobs are written to `blobs/tmp`,
-hashed on the way, fsynced, and renamed last. Everything here blocks; callers run it in threads.
+Invariant: a file under its digest's name is complete and has that digest: blobs are written to `blobs/tmp`, hashed on
+the way, and renamed last. They are synced to the disk once for all of an image, before a record names any of them; the
+start removes what no record names. Everything here blocks; callers run it in threads.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 
 from api.errors import InvalidArgument
+from worker.engine.syscalls.openat2 import sync_filesystem
 
 
 class BlobWriter:
@@ -62,7 +64,7 @@ class BlobWriter:
         return "sha256:" + self._hash.hexdigest()
 
     def commit(self, expected: str = "") -> str:
-        """Make the blob durable under its digest, which is returned.
+        """Put the blob under its digest, which is returned.
 
         Raises InvalidArgument when `expected` is another digest; then nothing is kept.
         """
@@ -71,12 +73,9 @@ class BlobWriter:
             if expected and digest != expected:
                 raise InvalidArgument(f"filesystem layer verification failed for digest {expected}")
             file = self._open()
-            file.flush()
-            os.fsync(file.fileno())
-            os.rename(self._path, self._store.path(digest))
             file.close()
+            os.rename(self._path, self._store.path(digest))
             self._closed = True
-            self._store.sync()
             return digest
 
     def close(self) -> None:
@@ -154,9 +153,13 @@ class BlobStore:
         return ["sha256:" + name for name in os.listdir(self._directory)]
 
     def sync(self) -> None:
-        """Make renames in the directory durable."""
+        """All blobs are on disk when this returns."""
         fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.fsync(fd)
+            sync_filesystem(fd)
         finally:
             os.close(fd)
+
+    def shares_disk_with(self, other: Path) -> bool:
+        """Whether a sync of `other`'s file system is one of the blobs, too."""
+        return os.stat(self._directory).st_dev == os.stat(other).st_dev

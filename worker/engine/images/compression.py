@@ -84,14 +84,22 @@ def read_plain(file: BufferedReader) -> Iterator[bytes]:
 
 
 class LayerReader:
-    """An uncompressed layer on its way to the extractor: hashed (its diff id), and stoppable from another thread."""
+    """An uncompressed layer on its way to the extractor: hashed (its diff id), and stoppable from another thread.
+
+    `hashing` is False where nobody asks for the digest, or where it is known; `finish` is not for those.
+    """
 
     def __init__(
-        self, file: BufferedReader, stop: threading.Event, progress: Callable[[int], None] | None = None
+        self,
+        file: BufferedReader,
+        stop: threading.Event,
+        progress: Callable[[int], None] | None = None,
+        *,
+        hashing: bool = True,
     ) -> None:
         self._file = file
         self._plain = open_plain(file)
-        self._hash = hashlib.sha256()
+        self._hash = hashlib.sha256() if hashing else None
         self._stop = stop
         self._progress = progress
         self._reported = 0
@@ -106,7 +114,8 @@ class LayerReader:
             data = self._plain.read(limits.CHUNK)
         except _ERRORS as error:
             raise InvalidArgument(f"archive is damaged: {str(error) or type(error).__name__}") from error
-        self._hash.update(data)
+        if self._hash is not None:
+            self._hash.update(data)
         self.size += len(data)
         self._buffer = memoryview(data)
         if self._progress is not None:
@@ -124,6 +133,7 @@ class LayerReader:
 
     def finish(self) -> str:
         """Read the rest (padding after the end of the archive belongs to the digest) and return the diff id."""
+        assert self._hash is not None, "made without hashing"
         self._buffer = memoryview(b"")
         self._fill()
         while self._buffer:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from api.errors import InvalidArgument
-from worker.engine.images.layers import chain_id
+from worker.engine.images.layers import Unpacked, chain_id
 from worker.engine.images.model import LayerRecord, parse_config
 from worker.engine.images.names import Reference
 
@@ -55,17 +55,25 @@ class Ingestion:
         self.layers.append(record)
         return True
 
-    async def add_layer(self, blob: str, diff_id: str = "", progress: Progress | None = None) -> LayerRecord:
+    async def add_layer(
+        self, blob: str, diff_id: str = "", progress: Progress | None = None, ready: Unpacked | None = None
+    ) -> LayerRecord:
         """Unpack a blob of the store as the next layer.
 
         Args:
             diff_id: what the image's configuration says it is; "" takes what comes.
             progress: compressed bytes read so far; called on the event loop.
+            ready: the blob's content, if it is unpacked already; it is used or discarded.
         """
-        self.pin(blob)
-        if not (diff_id and self.known_layer(diff_id)):
-            self.layers.append(await self._store.unpack(self, blob, diff_id, progress))
+        self.layers.append(await self.unpack(self.chain, blob, diff_id, progress, ready))
         return self.layers[-1]
+
+    async def unpack(
+        self, parent: str, blob: str, diff_id: str, progress: Progress | None = None, ready: Unpacked | None = None
+    ) -> LayerRecord:
+        """Unpack a blob on top of chain `parent`, which need not be there yet; see `add_layer`."""
+        self.pin(blob)
+        return await self._store.unpack(self, parent, blob, diff_id, progress, ready)
 
     async def register(self, raw: bytes, references: Iterable[Reference] = (), parent: str = "") -> str:
         """Make the image known; durable on return. Returns its id.

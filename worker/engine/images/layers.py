@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from api.errors import InvalidArgument
-from worker.engine.images.compression import LayerReader
+from worker.engine.images.compression import LayerReader, format_of
 from worker.engine.images.extract import ExtractOptions, extract
 from worker.engine.syscalls.openat2 import sync_filesystem
 from worker.engine.syscalls.tree import remove_tree
@@ -42,9 +42,9 @@ def chain_ids(diff_ids: list[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Unpacked:
-    """A layer that was unpacked."""
+    """The content of a layer under a temporary name: to be placed or discarded."""
 
-    chain_id: str
+    home: Path
     diff_id: str
     size: int
     """Bytes in files."""
@@ -72,6 +72,11 @@ class LayerStore:
         """The lower directory of a layer."""
         return self._home(chain) / "diff"
 
+    @property
+    def root(self) -> Path:
+        """The directory of all layers."""
+        return self._root
+
     def has(self, chain: str) -> bool:
         """True when the layer is there, whole."""
         return self.path(chain).is_dir()
@@ -80,15 +85,17 @@ class LayerStore:
         """The chain ids of all layers."""
         return ["sha256:" + name for name in os.listdir(self._root) if not name.startswith(_TEMPORARY)]
 
+    def _aside(self) -> Path:
+        return self._root / (_TEMPORARY + secrets.token_hex(8))
+
     def unpack(
         self,
         blob: Path,
-        parent: str,
         expected: str,
         stop: threading.Event,
         progress: Callable[[int], None] | None = None,
     ) -> Unpacked:
-        """Unpack a blob on top of chain `parent`.
+        """Unpack a blob of the blob store, whose name is its digest.
 
         Args:
             expected: the diff id the image's configuration names; "" takes what comes.
@@ -97,32 +104,48 @@ class LayerStore:
 
         Raises: InvalidArgument for a damaged, hostile or wrong archive; nothing is left then.
         """
-        home = self._root / (_TEMPORARY + secrets.token_hex(8))
+        # The digest of a blob that is not compressed is known: it is the blob's own.
+        known = "" if format_of(blob) else f"sha256:{blob.name}"
+        home = self._aside()
         diff = home / "diff"
         diff.mkdir(parents=True)
         diff.chmod(0o755)
         try:
             with open(blob, "rb") as file:
-                reader = LayerReader(file, stop, progress)
+                reader = LayerReader(file, stop, progress, hashing=not known)
                 root = os.open(diff, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 try:
                     done = extract(reader, root, ExtractOptions(whiteouts=True))
                 finally:
                     os.close(root)
-                diff_id = reader.finish()
+                diff_id = known or reader.finish()
+                tar_size = os.fstat(file.fileno()).st_size if known else reader.size
             if expected and diff_id != expected:
                 raise InvalidArgument(f"layer has diff id {diff_id}, but the image's configuration says {expected}")
-            chain = chain_id(parent, diff_id)
-            try:
-                os.rename(home, self._home(chain))
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise
-                remove_tree(home)  # the same layer came another way
         except BaseException:
             remove_tree(home)
             raise
-        return Unpacked(chain, diff_id, done.bytes, reader.size)
+        return Unpacked(home, diff_id, done.bytes, tar_size)
+
+    def take(self, diff: Path, diff_id: str, size: int, tar_size: int) -> Unpacked:
+        """Make a directory of the same file system, in overlayfs's form, the content of a layer."""
+        home = self._aside()
+        home.mkdir()
+        try:
+            os.rename(diff, home / "diff")
+        except OSError:
+            home.rmdir()
+            raise
+        return Unpacked(home, diff_id, size, tar_size)
+
+    def place(self, unpacked: Unpacked, chain: str) -> None:
+        """Give a layer its name."""
+        try:
+            os.rename(unpacked.home, self._home(chain))
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            remove_tree(unpacked.home)  # the same layer came another way
 
     def sync(self) -> None:
         """All layers that were unpacked are on disk when this returns."""
@@ -134,7 +157,7 @@ class LayerStore:
 
     def set_aside(self, chain: str) -> Path | None:
         """Take a layer out of sight, quickly; the path is for `remove_tree` then. None if it is not there."""
-        aside = self._root / (_TEMPORARY + secrets.token_hex(8))
+        aside = self._aside()
         try:
             os.rename(self._home(chain), aside)
         except FileNotFoundError:

@@ -14,6 +14,8 @@ LAYERS_MAX = 500
 
 MEMBERS_MAX = 5_000_000
 """Members of one archive."""
+ARCHIVE_MEMBERS_MAX = 100_000
+"""Members of an archive of images, whose names are kept in memory."""
 PATH_MAX = 4096
 """Length of a member's path or link target."""
 PAX_MAX = 1 << 20

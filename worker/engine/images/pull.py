@@ -1,6 +1,6 @@
 """Pulling an image: manifest, configuration and layers, every one verified before it counts.
 
-Layers download in parallel (bounded) and are unpacked in order as they arrive. Nothing is registered unless all of it
+Layers download in parallel (bounded) and are unpacked as they arrive. Nothing is registered unless all of it
 is there; what a failed or cancelled pull brought is removed. Messages are Docker's.
 """
 
@@ -19,8 +19,9 @@ from api.types.auth import AuthConfig
 from worker.engine.images import limits
 from worker.engine.images.blobs import BlobWriter
 from worker.engine.images.ingestion import Ingestion
+from worker.engine.images.layers import chain_ids
 from worker.engine.images.manifest import Descriptor, Manifest, choose_platform, host_architecture, parse_manifest
-from worker.engine.images.model import ImageConfig, parse_config
+from worker.engine.images.model import ImageConfig, LayerRecord, parse_config
 from worker.engine.images.names import Reference
 from worker.engine.images.progress import Report, state, step
 from worker.engine.images.registry import Endpoint, RegistryConfig, RegistryError, Repository, endpoints, explain
@@ -129,7 +130,7 @@ class Puller:
         return found.image_id
 
     async def _layers(self, repository: Repository, ingestion: Ingestion, found: _Found, report: Report) -> None:
-        """Download what is missing, in parallel, and unpack in order."""
+        """Download and unpack what is missing, in parallel."""
         layers = found.manifest.layers
         known = 0
         for layer, diff_id in zip(layers, found.image.rootfs.diff_ids, strict=True):
@@ -141,14 +142,22 @@ class Puller:
         for layer in missing:
             report(state("Pulling fs layer", _key(layer)))
             ingestion.pin(layer.digest)
+        chains = ["", *chain_ids(found.image.rootfs.diff_ids)]
         try:
             async with asyncio.TaskGroup() as group:
                 downloads = self._start_downloads(group, repository, missing, report)
-                for layer, diff_id in zip(missing, found.image.rootfs.diff_ids[known:], strict=True):
-                    await downloads[layer.digest]
-                    await self._unpack(ingestion, layer, diff_id, report)
+                unpacked = [
+                    group.create_task(
+                        self._unpack(ingestion, downloads[layer.digest], layer, chains[at], diff_id, report),
+                        name=f"unpack {_key(layer)}",
+                    )
+                    for at, (layer, diff_id) in enumerate(
+                        zip(missing, found.image.rootfs.diff_ids[known:], strict=True), known
+                    )
+                ]
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
+        ingestion.layers += [task.result() for task in unpacked]
 
     def _start_downloads(
         self, group: asyncio.TaskGroup, repository: Repository, layers: Sequence[Descriptor], report: Report
@@ -161,7 +170,19 @@ class Puller:
                 started[layer.digest] = group.create_task(work, name=f"download {_key(layer)}")
         return started
 
-    async def _unpack(self, ingestion: Ingestion, layer: Descriptor, diff_id: str, report: Report) -> None:
+    async def _unpack(
+        self,
+        ingestion: Ingestion,
+        download: asyncio.Task[None],
+        layer: Descriptor,
+        parent: str,
+        diff_id: str,
+        report: Report,
+    ) -> LayerRecord:
+        """Unpack a layer when it is there, whatever of those below it is."""
+        await asyncio.wait([download])
+        if download.cancelled() or download.exception() is not None:
+            raise asyncio.CancelledError  # the download's own error ends the pull
         key = _key(layer)
         last = 0.0
 
@@ -172,9 +193,10 @@ class Puller:
                 last = now
                 report(step("Extracting", at, layer.size, key))
 
-        await ingestion.add_layer(layer.digest, diff_id, progress)
+        record = await ingestion.unpack(parent, layer.digest, diff_id, progress)
         report(step("Extracting", layer.size, layer.size, key))
         report(state("Pull complete", key))
+        return record
 
     async def _download(
         self, slots: asyncio.Semaphore, repository: Repository, layer: Descriptor, report: Report

@@ -8,26 +8,22 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 import aiohttp
 
-from api.errors import Cancelled, InvalidArgument, NotFound, Upstream
+from api.errors import InvalidArgument, NotFound, Upstream
 from api.types.auth import AuthConfig
 from api.types.image import ImageHistoryItem, ImageInspect, ImageRemoved, ImageSummary, SearchResult
 from base.clock import rfc3339nano
-from base.ids import short_id
 from worker.engine.builder.changes import apply_changes
 from worker.engine.images import limits, names, views
-from worker.engine.images.archive import Archive, ArchivedImage, Slice, open_archive
-from worker.engine.images.compression import format_of, read_plain
-from worker.engine.images.ingestion import Ingestion
-from worker.engine.images.layers import chain_id
+from worker.engine.images.intake import gathered
+from worker.engine.images.loading import Loader
 from worker.engine.images.login import log_in
-from worker.engine.images.model import minimal_config, parse_config
+from worker.engine.images.model import minimal_config
 from worker.engine.images.names import Reference
-from worker.engine.images.progress import Message, Report, drive, silent, step
+from worker.engine.images.progress import Message, Report, drive, silent
 from worker.engine.images.pull import Puller
 from worker.engine.images.push import Pusher
 from worker.engine.images.registry import RegistryConfig
@@ -49,6 +45,7 @@ class ImageService:
         self._registries = registries
         self._puller = Puller(store, registries)
         self._pusher = Pusher(store, registries)
+        self._loader = Loader(store)
 
     # --- reading ---
 
@@ -148,7 +145,7 @@ class ImageService:
             ingestion = await stack.enter_async_context(self.store.ingest())
             writer = self.store.blobs.writer()
             try:
-                async for data in body:
+                async for data in gathered(body):
                     await self.store.disk.run(writer.write, data)
                 if not writer.size:
                     raise InvalidArgument("the archive to import is empty")
@@ -168,80 +165,7 @@ class ImageService:
 
     async def load(self, body: Body, report: Report, *, quiet: bool = False) -> Sequence[str]:
         """ "Load a tarball": register every image of an archive; returns their ids."""
-        spool = await self._spool(body)
-        loaded: list[str] = []
-        try:
-            archive = await self.store.disk.run(open_archive, spool)
-            try:
-                images = await self.store.disk.run(lambda: list(archive.images()))
-                for image in images:
-                    loaded.append(await self._load_one(archive, image, silent if quiet else report, report))
-            finally:
-                archive.close()
-        finally:
-            spool.unlink(missing_ok=True)
-        return loaded
-
-    async def _spool(self, body: Body) -> Path:
-        """The body on disk, uncompressed; the caller removes it."""
-        store = self.store
-        spool = store.blobs.spool()
-        try:
-            with open(spool, "wb") as file:
-                async for data in body:
-                    await store.disk.run(file.write, data)
-            if await store.disk.run(format_of, spool):
-                await store.disk.run(_inflated, spool)
-            return spool
-        except BaseException:
-            spool.unlink(missing_ok=True)
-            raise
-
-    async def _load_one(self, archive: Archive, image: ArchivedImage, progress: Report, report: Report) -> str:
-        config = parse_config(image.config)
-        if len(config.rootfs.diff_ids) != len(image.layers):
-            raise InvalidArgument("invalid image archive: configuration and manifest name different numbers of layers")
-        async with self.store.ingest() as ingestion:
-            for layer, diff_id in zip(image.layers, config.rootfs.diff_ids, strict=True):
-                if not ingestion.known_layer(diff_id):
-                    await self._load_layer(archive, ingestion, layer, diff_id, progress)
-            replaced = {str(one): self.store.index.references.get(str(one), "") for one in image.references}
-            loaded = await ingestion.register(image.config, image.references)
-        for reference in image.references:
-            old = replaced[str(reference)]
-            if old and old != loaded:
-                told = f"The image {reference.familiar()} already exists, renaming the old one with ID {old} to empty"
-                report({"stream": f"{told} string\n"})
-        self.store.publish("load", loaded, loaded)
-        for reference in image.references:
-            report({"stream": f"Loaded image: {reference.familiar()}\n"})
-        if not image.references:
-            report({"stream": f"Loaded image ID: {loaded}\n"})
-        return loaded
-
-    async def _load_layer(
-        self, archive: Archive, ingestion: Ingestion, layer: Slice, diff_id: str, report: Report
-    ) -> None:
-        store = self.store
-        key = short_id(chain_id(ingestion.chain, diff_id))
-        writer = store.blobs.writer()
-        try:
-            await store.disk.run(archive.copy, layer, writer)
-            ingestion.pin(writer.digest())
-            blob = await store.disk.run(writer.commit)
-        finally:
-            await store.disk.run(writer.close)
-        last = 0.0
-
-        def progress(at: int) -> None:
-            nonlocal last
-            now = time.monotonic()
-            if now - last >= _PROGRESS_INTERVAL_S:
-                last = now
-                report(step("Loading layer", at, layer.size, key))
-
-        await ingestion.add_layer(blob, diff_id, progress)
-        report(step("Loading layer", layer.size, layer.size, key))
+        return await self._loader.load(body, report, quiet=quiet)
 
     async def save(self, wanted: Sequence[str]) -> AsyncIterator[bytes]:
         """ "Get a tarball": the archive of images by name or id, in pieces.
@@ -296,21 +220,6 @@ class ImageService:
                     raise NotFound(f"No such image: {text}")
                 chosen.setdefault(image, [])
         return chosen
-
-
-def _inflated(spool: Path) -> None:
-    """Replace a compressed file by its plain content."""
-    plain = spool.with_name(spool.name + ".plain")
-    try:
-        with open(spool, "rb") as source, open(plain, "wb") as target:
-            for data in read_plain(source):
-                target.write(data)
-                if not spool.exists():
-                    raise Cancelled("context canceled")  # the caller has left, and taken its file along
-        plain.rename(spool)
-    except BaseException:
-        plain.unlink(missing_ok=True)
-        raise
 
 
 @contextlib.asynccontextmanager

@@ -74,7 +74,9 @@ class ImageStore:
         self.pins: Counter[str] = Counter()
         self.disk = Pool("image-disk", 4)
         self._unpackers = Pool("image-unpack", limits.UNPACKS_PARALLEL)
+        self._sweepers = Pool("image-sweep", 1)
         self._owner = TaskOwner("images")
+        self._closing = False
         self._change = asyncio.Lock()
         self._unpacking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -123,8 +125,10 @@ class ImageStore:
 
     async def close(self) -> None:
         """Stop running ingestions and wait for their threads."""
+        self._closing = True
         await self._owner.close()
         await asyncio.to_thread(self._unpackers.close)
+        await asyncio.to_thread(self._sweepers.close)
         await asyncio.to_thread(self.disk.close)
 
     # --- what containers need (worker.engine.parts.Images) ---
@@ -188,34 +192,73 @@ class ImageStore:
             unused = {key for key in ingestion.pinned if key not in live and not self.pins[key]}
             for aside in [self.blobs.set_aside(key) for key in sorted(unused)]:
                 if aside is not None:
-                    await self.disk.run(aside.unlink)
+                    self.discard(aside)
 
-    async def unpack(self, ingestion: Ingestion, blob: str, diff_id: str, progress: Progress | None) -> LayerRecord:
-        """Unpack a blob on top of an ingestion's layers. The same layer is unpacked by one at a time."""
-        parent = ingestion.chain
+    async def unpack(
+        self,
+        ingestion: Ingestion,
+        parent: str,
+        blob: str,
+        diff_id: str,
+        progress: Progress | None = None,
+        ready: Unpacked | None = None,
+    ) -> LayerRecord:
+        """Unpack a blob on top of chain `parent`, the same layer by one at a time; see `Ingestion.unpack`."""
         key = chain_id(parent, diff_id) if diff_id else f"{parent} {blob}"
         lock = self._unpacking.setdefault(key, asyncio.Lock())
-        async with lock:
-            if diff_id and ingestion.known_layer(diff_id):
-                return ingestion.layers.pop()
-            done = await self._unpack_in_thread(blob, parent, diff_id, progress)
-            ingestion.pin(done.chain_id)
-            record = self.index.layers.get(done.chain_id)
-            if record is None:
-                size = self.blobs.path(blob).stat().st_size
-                record = LayerRecord(
-                    chain=done.chain_id,
-                    diff_id=done.diff_id,
-                    blob=blob,
-                    blob_size=size,
-                    size=done.size,
-                    tar_size=done.tar_size,
-                )
-                self.index.layers[record.chain] = record
-            ingestion.pin(record.blob)
+        try:
+            async with lock:
+                record = self.index.layers.get(key)
+                if record is None:
+                    done, ready = ready or await self.prepare(blob, diff_id, progress), None
+                    record = self._place(ingestion, parent, blob, done)
+                ingestion.pin(record.chain)
+                ingestion.pin(record.blob)
+            return record
+        finally:
+            if ready is not None:
+                self.discard(ready.home)
+
+    def _place(self, ingestion: Ingestion, parent: str, blob: str, done: Unpacked) -> LayerRecord:
+        """What was unpacked becomes a layer, unless the same one has come another way. Nothing is awaited in here."""
+        chain = chain_id(parent, done.diff_id)
+        ingestion.pin(chain)
+        record = self.index.layers.get(chain)
+        if record is not None:
+            self.discard(done.home)
+            return record
+        try:
+            self.layers.place(done, chain)
+        except OSError:
+            self.discard(done.home)
+            raise
+        record = LayerRecord(
+            chain=chain,
+            diff_id=done.diff_id,
+            blob=blob,
+            blob_size=self.blobs.path(blob).stat().st_size,
+            size=done.size,
+            tar_size=done.tar_size,
+        )
+        self.index.layers[chain] = record
         return record
 
-    async def _unpack_in_thread(self, blob: str, parent: str, diff_id: str, progress: Progress | None) -> Unpacked:
+    def discard(self, aside: Path) -> None:
+        """Remove what has no name any more, in the background; the next start removes what a crash leaves."""
+
+        async def work() -> None:
+            await self._sweepers.run(remove_tree, aside)
+
+        if not self._closing:
+            self._owner.spawn(work(), name=f"remove {aside.name}")
+
+    async def settled(self) -> None:
+        """Until all that was discarded before is gone from the disk."""
+        await asyncio.sleep(0)  # what was discarded last gets in line
+        await self._sweepers.run(lambda: None)
+
+    async def prepare(self, blob: str, diff_id: str = "", progress: Progress | None = None) -> Unpacked:
+        """The content of a blob, for `unpack` or `discard`. Raises InvalidArgument; see `LayerStore.unpack`."""
         loop = asyncio.get_running_loop()
         stop = threading.Event()
 
@@ -225,9 +268,7 @@ class ImageStore:
 
         async def work() -> Unpacked | Exception:
             try:
-                return await self._unpackers.run(
-                    self.layers.unpack, self.blobs.path(blob), parent, diff_id, stop, report
-                )
+                return await self._unpackers.run(self.layers.unpack, self.blobs.path(blob), diff_id, stop, report)
             except Exception as error:  # noqa: BLE001 - handed to the caller, who alone knows what it means
                 return error
 
@@ -235,9 +276,11 @@ class ImageStore:
         try:
             result = await asyncio.shield(task)
         except asyncio.CancelledError:
-            # The thread cleans up after itself, and its layer must not appear after the ingestion has gone.
+            # The thread reads a blob that is pinned by us: it must have ended before we go.
             stop.set()
             await asyncio.wait([task])
+            if not task.cancelled() and isinstance(late := task.result(), Unpacked):
+                self.discard(late.home)
             raise
         if isinstance(result, Exception):
             raise result
@@ -248,7 +291,7 @@ class ImageStore:
     ) -> str:
         """Write an image and its names; see `Ingestion.register`."""
         image = await ingestion.put(raw)
-        await self.disk.run(self.layers.sync)
+        await self.disk.run(self._sync)
         async with self._change:
             old = self.index.images.get(image)
             record = ImageRecord(
@@ -267,6 +310,12 @@ class ImageStore:
             self.index.references.update(dict.fromkeys(named, image))
         return image
 
+    def _sync(self) -> None:
+        """All that was written for images is on disk."""
+        self.layers.sync()
+        if not self.blobs.shares_disk_with(self.layers.root):
+            self.blobs.sync()
+
     async def collect(self) -> list[str]:
         """Remove layers and blobs that nobody needs. Returns the chain ids of the layers that went."""
         index = self.index
@@ -284,7 +333,7 @@ class ImageStore:
             await self._records.write(*(Delete(LAYERS, layer.chain) for layer in dead))
         for path in aside:
             if path is not None:
-                await self.disk.run(remove_tree, path)
+                self.discard(path)
         return [layer.chain for layer in dead]
 
     # --- names ---
