@@ -13,7 +13,8 @@ from api.errors import Conflict, InvalidArgument, NotFound
 from api.types.volume import VolumeCreate
 from worker.engine.records import Put, Records
 from worker.engine.volumes.options import MountPlan, check_options, mount_plan
-from worker.engine.volumes.store import TABLE, VolumeRecord, VolumeStore
+from worker.engine.volumes.records import TABLE, VolumeRecord
+from worker.engine.volumes.store import VolumeStore
 
 
 class Heard:

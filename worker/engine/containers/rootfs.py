@@ -14,9 +14,9 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
-from weakref import WeakValueDictionary
 
 from api.errors import Internal
+from base.locks import KeyedLocks
 from base.offload import Pool
 from base.supervise import TaskOwner
 from worker.engine.containers.kit import Layout
@@ -41,7 +41,7 @@ class Rootfs:
         self._users: dict[str, int] = {}
         self._mounted: set[str] = set()
         """By us and still; those without users wait to be unmounted."""
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._locks = KeyedLocks()
         self._reclaim = Pool("reclaim", RECLAIM_THREADS)
         self._owner = TaskOwner("rootfs")
         self._behind = asyncio.Semaphore(MAX_BEHIND)
@@ -62,7 +62,7 @@ class Rootfs:
 
     async def mount(self, container_id: str, layers: Sequence[Path]) -> Path:
         """The merged root, mounted until `unmount` was called as often. `layers` are lowest first."""
-        async with self._lock(container_id):
+        async with self._locks.of(container_id):
             if container_id not in self._mounted and not self._users.get(container_id):
                 await self._disk.run(self._mount, container_id, list(layers))
                 self._mounted.add(container_id)
@@ -133,14 +133,10 @@ class Rootfs:
 
     async def _in_turn(self, container_id: str, step: Callable[[str], Awaitable[None]]) -> None:
         try:
-            async with self._lock(container_id):
+            async with self._locks.of(container_id):
                 await step(container_id)
         finally:
             self._behind.release()
-
-    def _lock(self, container_id: str) -> asyncio.Lock:
-        """It lives as long as somebody holds it or waits for it."""
-        return self._locks.setdefault(container_id, asyncio.Lock())
 
 
 def _make_init(path: Path) -> None:
