@@ -3,15 +3,21 @@
 A node's stream looks at the store, sends what changed, and the node acknowledges the index once its kernel has it. The
 order to stop a serving task is held back until every node has acknowledged the change that took the task out of its
 tables, and not for longer than HOLD_S: a node that hangs can't keep a service from being updated.
+
+A leader that is new knows of no acknowledgement, and the nodes are still on their way to it: for the first SETTLE_S of
+its time it waits for nodes that should have a stream and have none.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from api.types.objects import Task, TaskState
 
 HOLD_S = 1.0
+SETTLE_S = 5.0
+"""Nodes find a new leader sooner than that (worker/agent/limits.py: attempts come a second apart at most)."""
 POLL_S = 0.03
 """How often a held order is looked at again."""
 
@@ -33,7 +39,9 @@ class Progress:
 class Draining:
     """The streams of this time as leader, by node, and the orders that wait for them."""
 
-    def __init__(self) -> None:
+    def __init__(self, begun_s: float) -> None:
+        """`begun_s`: when this time as leader began."""
+        self._settled_s = begun_s + SETTLE_S
         self._progress: dict[str, Progress] = {}
         self._since: dict[str, float] = {}
         """Task id to when its order was first held."""
@@ -44,7 +52,7 @@ class Draining:
         return progress
 
     def close(self, node_id: str, progress: Progress) -> None:
-        """The stream ended: nobody waits for that node any more."""
+        """The stream ended."""
         if self._progress.get(node_id) is progress:
             del self._progress[node_id]
 
@@ -53,14 +61,22 @@ class Draining:
         if progress is not None:
             progress.acknowledged = max(progress.acknowledged, index)
 
-    def holds(self, old: Task | None, new: Task, now_s: float) -> bool:
-        """Whether the order `new`, that follows `old` on its node, has to wait."""
+    def holds(self, old: Task | None, new: Task, now_s: float, nodes: Iterable[str]) -> bool:
+        """Whether the order `new`, that follows `old` on its node, has to wait.
+
+        Args:
+            nodes: those that are up; one without a stream can't say what it has heard, and is waited for as well.
+        """
         stops = old is not None and old.desired_state <= TaskState.RUNNING < new.desired_state
         if not stops or not new.networks or new.status.state is not TaskState.RUNNING:
             self._since.pop(new.id, None)
             return False
         since = self._since.setdefault(new.id, now_s)
-        if now_s - since < HOLD_S and not all(each.has(new.meta.version) for each in self._progress.values()):
+        if now_s < max(since + HOLD_S, self._settled_s) and not self._everyone_has(new.meta.version, nodes):
             return True
         del self._since[new.id]
         return False
+
+    def _everyone_has(self, index: int, nodes: Iterable[str]) -> bool:
+        known = [self._progress.get(node_id) for node_id in {*nodes, *self._progress}]
+        return all(each is not None and each.has(index) for each in known)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from msgspec.structs import replace
+
 from api.types.dispatch import AssignmentsMessage
-from api.types.objects import Task
+from api.types.objects import Node, NodeState, Task, TaskState
 from manager.dispatcher.assignments import difference, wanted
 from manager.dispatcher.draining import Draining
 from manager.dispatcher.networks import NetworkTruth, NodeNetworks, network_difference
@@ -34,9 +36,12 @@ class Orders:
         self.held = False
         """Some order waits for other nodes: look again soon."""
 
-    def complete(self, view: View) -> AssignmentsMessage:
-        """Everything; the first message."""
-        self._tasks = wanted(view.tasks_on_node(self._node_id))
+    def complete(self, view: View, now_s: float) -> AssignmentsMessage:
+        """Everything; the first message. A task that still serves is to run on for as long as its order is held back;
+        a node that was told to stop it by an earlier stream takes no notice."""
+        tasks = wanted(view.tasks_on_node(self._node_id))
+        self._tasks = {task_id: _still_running(task) for task_id, task in tasks.items()}
+        self._tasks = self._unheld(tasks, view, now_s)
         self._networks, self._seen = self._truth.wanted(view, self._node_id), self._truth.version
         return AssignmentsMessage(
             complete=True,
@@ -60,7 +65,7 @@ class Orders:
 
     def next(self, view: View, now_s: float) -> list[AssignmentsMessage]:
         """The messages that bring the node up to the view; none when it is there."""
-        now = self._unheld(wanted(view.tasks_on_node(self._node_id)), now_s)
+        now = self._unheld(wanted(view.tasks_on_node(self._node_id)), view, now_s)
         update, remove = difference(self._tasks, now)
         self._tasks = now
         networks, self._seen = self._truth.wanted(view, self._node_id), self._truth.version
@@ -87,13 +92,19 @@ class Orders:
             remove, changed, gone, gone_services = [], [], [], []
         return messages
 
-    def _unheld(self, now: dict[str, Task], now_s: float) -> dict[str, Task]:
+    def _unheld(self, now: dict[str, Task], view: View, now_s: float) -> dict[str, Task]:
         """What is wanted, but for orders to stop that still wait: there the node keeps what it has."""
         self.held = False
+        nodes = [node.id for node in view.all(Node) if node.status.state is NodeState.READY]
         for task_id, task in now.items():
             before = self._tasks.get(task_id)
-            if self._draining.holds(before, task, now_s):
+            if self._draining.holds(before, task, now_s, nodes):
                 assert before is not None
                 now[task_id] = before
                 self.held = True
         return now
+
+
+def _still_running(task: Task) -> Task:
+    """The order before the one to stop."""
+    return replace(task, desired_state=min(task.desired_state, TaskState.RUNNING))

@@ -68,7 +68,7 @@ class Dispatcher:
         self._sessions = Sessions()
         self._liveness = Liveness()
         self._statuses = StatusWriter(store)
-        self._draining = Draining()
+        self._draining = Draining(store.clock.monotonic())
         self._truth = NetworkTruth()
         self._changes: Watch | None = None
         self._serving = False
@@ -86,7 +86,7 @@ class Dispatcher:
         """Serve until cancelled; then every session ends, and its node looks for the next leader."""
         self._liveness = Liveness()
         self._statuses = StatusWriter(self._store)
-        self._draining = Draining()
+        self._draining = Draining(self._store.clock.monotonic())
         self._truth = NetworkTruth()
         async with self._store.watch(NETWORK_TABLES) as changes:
             self._changes = changes
@@ -156,7 +156,7 @@ class Dispatcher:
                 orders = Orders(peer.node_id, self._truth, self._draining)
                 view = self._store.view()
                 self._refresh()
-                message = orders.complete(view)
+                message = orders.complete(view, self._store.clock.monotonic())
                 progress.looked = progress.sent = view.index
                 for part in parts(message):
                     yield part

@@ -110,7 +110,7 @@ class Session:
                 if not await self._tasks.assign(message):
                     continue  # not acknowledged: a later message, or the engine's own check, brings it about
                 self._applied_index = max(self._applied_index, message.index)
-                if message.update_services or message.remove_services:
+                if message.complete or message.update_services or message.remove_services:
                     self._acknowledge.set()  # orders to stop tasks wait for it
         raise Unavailable("the dispatcher ended the assignments")
 

@@ -95,7 +95,11 @@ class TaskManager:
         known = self._tasks.get(task.id)
         if known is None:
             return AssignedTask(task=task, status=task.status, reported=True)
-        return known if known.retired else replace(known, task=task)  # what was removed does not come back
+        if known.retired:
+            return known  # what was removed does not come back
+        # Nor does what was told to stop run on: a leader that is new holds orders back that another one gave.
+        desired = max(task.desired_state, known.task.desired_state)
+        return replace(known, task=replace(task, desired_state=desired))
 
     def _apply(self, item: AssignedTask) -> None:
         controller = self._controllers.get(item.task.id)

@@ -37,8 +37,9 @@ from api.types.swarm import (
 from manager.allocator.loop import Allocator
 from manager.allocator.networks import Addresses, Exhausted, allocate_network, attach, with_virtual_ips
 from manager.controlapi import networks as control
-from manager.dispatcher.draining import HOLD_S, Draining
+from manager.dispatcher.draining import HOLD_S, SETTLE_S, Draining
 from manager.dispatcher.networks import NetworkTruth, NodeNetworks, network_difference
+from manager.dispatcher.orders import Orders
 from manager.store.store import Batch, Store
 from manager.store.transitions import Component
 from tests.unit.manager.test_store import new_store
@@ -304,35 +305,76 @@ def stop(of: Task) -> Task:
 
 
 def test_an_order_to_stop_waits_until_every_node_has_the_change() -> None:
-    draining = Draining()
+    draining = Draining(-SETTLE_S)
     first, second = draining.open("n1"), draining.open("n2")
     running = task("t", "10.1.0.3")
     for progress in (first, second):
         progress.looked, progress.sent = 20, 20
-    assert draining.holds(running, stop(running), 0.0)
+    assert draining.holds(running, stop(running), 0.0, ["n1", "n2"])
     draining.acknowledge("n1", 20)
-    assert draining.holds(running, stop(running), 0.1)
+    assert draining.holds(running, stop(running), 0.1, ["n1", "n2"])
     draining.acknowledge("n2", 25)
-    assert not draining.holds(running, stop(running), 0.2)
+    assert not draining.holds(running, stop(running), 0.2, ["n1", "n2"])
 
 
 def test_a_node_that_hangs_or_leaves_is_not_waited_for_long() -> None:
-    draining = Draining()
+    draining = Draining(0.0)
     progress = draining.open("n1")
     running = task("t", "10.1.0.3")
-    assert draining.holds(running, stop(running), 5.0)
-    assert not draining.holds(running, stop(running), 5.0 + HOLD_S)
+    assert draining.holds(running, stop(running), 5.0, ["n1"])
+    assert not draining.holds(running, stop(running), 5.0 + HOLD_S, ["n1"])
     other = task("u", "10.1.0.4")
-    assert draining.holds(other, stop(other), 9.0)
+    assert draining.holds(other, stop(other), 9.0, ["n1"])
     draining.close("n1", progress)
-    assert not draining.holds(other, stop(other), 9.0)
+    assert draining.holds(other, stop(other), 9.0, ["n1"]), "it may be back at once"
+    assert not draining.holds(other, stop(other), 9.0, []), "it is down"
+
+
+def test_a_new_leader_waits_for_the_nodes_to_come_to_it() -> None:
+    draining = Draining(100.0)
+    here = draining.open("n1")
+    here.looked = here.sent = here.acknowledged = 20
+    running = task("t", "10.1.0.3")
+    assert draining.holds(running, stop(running), 100.1, ["n1", "n2"])
+    assert draining.holds(running, stop(running), 100.1 + HOLD_S, ["n1", "n2"]), "longer than for one that hangs"
+    came = draining.open("n2")
+    came.looked = came.sent = 21
+    assert draining.holds(running, stop(running), 102.0, ["n1", "n2"])
+    draining.acknowledge("n2", 21)
+    assert not draining.holds(running, stop(running), 102.1, ["n1", "n2"])
+    other = task("u", "10.1.0.4")
+    assert draining.holds(other, stop(other), 103.0, ["n1", "n2", "n3"])
+    assert not draining.holds(other, stop(other), 100.0 + SETTLE_S, ["n1", "n2", "n3"]), "n3 is dead"
 
 
 def test_tasks_that_serve_nobody_are_stopped_at_once() -> None:
-    draining = Draining()
+    draining = Draining(0.0)
     draining.open("n1")
     alone = msgspec.structs.replace(task("t", "10.1.0.3"), networks=[])
     starting = task("t", "10.1.0.3", state=TaskState.STARTING)
-    assert not draining.holds(alone, stop(alone), 0.0)
-    assert not draining.holds(starting, stop(starting), 0.0)
-    assert not draining.holds(None, stop(starting), 0.0)
+    assert not draining.holds(alone, stop(alone), 0.0, ["n1"])
+    assert not draining.holds(starting, stop(starting), 0.0, ["n1"])
+    assert not draining.holds(None, stop(starting), 0.0, ["n1"])
+
+
+async def test_the_first_message_holds_orders_to_stop_back_too() -> None:
+    """As after a change of the leader: the task serves, and was to end when the last one died."""
+    ending = task("t", "10.1.0.3", desired_state=TaskState.SHUTDOWN)
+    over = task("u", "10.1.0.4", state=TaskState.FAILED, desired_state=TaskState.SHUTDOWN)
+    store, truth = await told(ending, over)
+    draining = Draining(100.0)
+    orders = Orders("n1", truth, draining)
+    first = orders.complete(store.view(), 100.0)
+    assert {each.id: each.desired_state for each in first.update_tasks} == {
+        "t": TaskState.RUNNING, "u": TaskState.SHUTDOWN,
+    }  # fmt: skip
+    (entry,) = first.update_services
+    assert [each.serving for each in entry.tasks] == [False], "it has left the tables already"
+    assert orders.held
+    assert orders.next(store.view(), 101.0) == []
+    for node_id in ("n1", "n2"):
+        progress = draining.open(node_id)
+        progress.looked = progress.sent = progress.acknowledged = store.view().index
+    (change,) = orders.next(store.view(), 101.1)
+    assert [(each.id, each.desired_state) for each in change.update_tasks] == [("t", TaskState.SHUTDOWN)]
+    assert not orders.held
