@@ -449,6 +449,40 @@ def test_icc_off_keeps_containers_of_one_network_apart(tmp_path: Path) -> None:
     alone(body)
 
 
+def test_a_network_inherits_no_flow_of_one_that_had_its_subnet(tmp_path: Path) -> None:
+    async def body() -> None:
+        Path("/proc/sys/net/bridge/bridge-nf-call-iptables").write_text("1")  # flows between ports are tracked
+        subnet = IPAM(config=[IPAMConfig(subnet="172.30.7.0/24")])
+        async with controller(tmp_path) as networks:
+            outcomes = []
+            for name, icc in (("open", "true"), ("shy", "false")):
+                options = {"com.docker.network.bridge.enable_icc": icc}
+                await networks.create(NetworkCreate(name=name, ipam=subnet, options=options))
+                one = await networks.attach(request(tmp_path, f"one{name}", mode=name))
+                two = await networks.attach(request(tmp_path, f"two{name}", mode=name))
+                assert [sole_address(one), sole_address(two)] == ["172.30.7.2", "172.30.7.3"]
+                with echo(two, 53, socket.SOCK_DGRAM):
+                    outcomes.append(await asyncio.to_thread(datagram, one, "172.30.7.3", 53))
+                for each in ("one", "two"):
+                    await networks.detach((f"{each}{name}" * 64)[:64])
+                await networks.remove(name)
+            assert outcomes == [b"172.30.7.2 hello", b""]
+
+    alone(body)
+
+
+def datagram(sandbox: Sandbox, address: str, port: int) -> bytes:
+    """What answers a datagram from port 4000 of the sandbox; empty for nothing."""
+    assert sandbox.netns is not None
+    with netns.call(sandbox.netns, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as client:
+        client.bind(("0.0.0.0", 4000))
+        client.settimeout(1)
+        client.sendto(b"hello", (address, port))
+        with contextlib.suppress(TimeoutError):
+            return client.recv(100)
+    return b""
+
+
 def test_a_udp_client_that_was_there_before_reaches_each_new_container(tmp_path: Path) -> None:
     async def body() -> None:
         async with controller(tmp_path) as networks:

@@ -1,5 +1,8 @@
-"""Forgets UDP flows to backends that are gone. A flow is led where it was led first, for as long as datagrams come;
-TCP needs nothing of this, its open connections are meant to end with their peers.
+"""Forgets flows: the UDP ones to backends that are gone, and all of a subnet that changes hands.
+
+A UDP flow is led where it was led first, for as long as datagrams come; TCP needs nothing of this, its open connections
+are meant to end with their peers. A network on a subnet that another one had must not inherit flows that count as
+established: they would pass where the new one's rules let nothing begin.
 
 On one raw socket, because it is done in every namespace that had the backend in its tables: a tenth of a millisecond
 where there is nothing to forget. Wire format: include/uapi/linux/netfilter/nfnetlink_conntrack.h.
@@ -11,8 +14,8 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Collection, Iterator
-from ipaddress import IPv4Address
+from collections.abc import Callable, Collection, Iterator
+from ipaddress import IPv4Address, IPv4Network
 
 _NETLINK_NETFILTER = 12
 _GET, _DELETE = 1 << 8 | 1, 1 << 8 | 2
@@ -53,15 +56,43 @@ def leads_to(entry: bytes, backends: Collection[str]) -> bytes:
     return whole[_ORIGINAL] if str(IPv4Address(answers)) in backends else b""
 
 
+def within(entry: bytes, subnet: IPv4Network) -> bytes:
+    """The original tuple of a flow that begins or ends in the subnet; empty for any other flow. Pure.
+
+    Args:
+        entry: the attributes of one conntrack entry.
+    """
+    whole = attributes(entry)
+    for tuple_ in (whole.get(_ORIGINAL, b""), whole.get(_REPLY, b"")):
+        ends = attributes(attributes(tuple_).get(_IP, b""))
+        if any(len(end) == 4 and IPv4Address(end) in subnet for end in ends.values()):
+            return whole.get(_ORIGINAL, b"")
+    return b""
+
+
 def forget_backends(backends: Collection[str]) -> int:
     """Delete the UDP flows led to these addresses, in the calling thread's namespace. Blocking. Answers how many.
 
     Raises OSError when the kernel has no connection tracking.
     """
+    return _forget(lambda entry: leads_to(entry, backends))
+
+
+def forget_subnet(subnet: str) -> int:
+    """Delete the flows from and to a subnet, in the calling thread's namespace. Blocking. Answers how many.
+
+    Raises OSError when the kernel has no connection tracking.
+    """
+    network = IPv4Network(subnet)
+    return _forget(lambda entry: within(entry, network))
+
+
+def _forget(chosen: Callable[[bytes], bytes]) -> int:
+    """`chosen` answers the original tuple of an entry that is to go."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as link:
         link.bind((0, 0))
         link.send(_message(_GET, _REQUEST | _DUMP, b""))
-        gone = [original for entry in _dump(link) if (original := leads_to(entry, backends))]
+        gone = [original for entry in _dump(link) if (original := chosen(entry))]
         for original in gone:
             nested = struct.pack("=HH", 4 + len(original), _ORIGINAL | _NESTED) + original + bytes(-len(original) % 4)
             link.send(_message(_DELETE, _REQUEST | _ACK, nested))

@@ -378,6 +378,7 @@ class NetworkController:
             try:
                 await self._plumbing.ensure_bridge(record)
                 await self._plumbing.write_rules()
+                await self._plumbing.forget_subnet(record.subnet)
             except BaseException:
                 await self._take_away(record)
                 raise
@@ -388,6 +389,7 @@ class NetworkController:
         self._catalog.drop(record.id)
         await self._plumbing.write_rules()
         await self._plumbing.remove_link(record.bridge)
+        await self._plumbing.forget_subnet(record.subnet)
         await self._records.write(Delete(r.NETWORKS, record.id))
 
     async def remove(self, ref: str) -> None:

@@ -19,7 +19,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from api.errors import Internal
 from api.wire.ipam import parse_routes
 from base.offload import Pool
-from worker.engine.networks import links, rules
+from worker.engine.networks import conntrack, links, rules
 from worker.engine.networks.flows import forget_udp
 from worker.engine.networks.links import BridgePlan, EndpointPlan, Links
 from worker.engine.networks.nft import Nft
@@ -90,6 +90,13 @@ class Plumbing:
 
     async def remove_link(self, name: str) -> None:
         await self._run(Links.remove, name)
+
+    async def forget_subnet(self, subnet: str) -> None:
+        """Of a network that begins or ends: no flow of another one on the same addresses counts as established."""
+        try:
+            await self._pool.run(conntrack.forget_subnet, subnet)
+        except OSError as error:  # no connection tracking, no flows
+            log.warning("flows not forgotten subnet=%s error=%s", subnet, error)
 
     async def write_rules(self, *, without: Sequence[PublishedPort] = ()) -> None:
         """Replace the whole table by what is wanted, in one transaction."""
