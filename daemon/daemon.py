@@ -59,7 +59,7 @@ class Daemon:
             *image.routes(self._engine.images),
             *build.routes(self._engine.builder, self._engine.images),
             *network.routes(Networks(self._engine.networks, self._membership), self._engine.containers),
-            *debug.routes(Debug(self._engine.networks)),
+            *debug.routes(Debug(self._engine.networks, self._membership)),
             *volume.routes(self._engine.volumes),
             *plugin.routes(),
             *swarm.routes(self._membership),

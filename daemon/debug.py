@@ -1,4 +1,8 @@
-"""`shoald debug network-check [-H unix:///path]`: an operator's question to the daemon that runs here."""
+"""`shoald debug QUESTION [-H unix:///path]`: an operator's question to the daemon that runs here.
+
+`network-check`: how the data plane of swarm networks stands. `rebalance`: which tasks of the swarm would move to even
+out the load, on a manager; nothing is moved.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,9 @@ from collections.abc import Sequence
 import msgspec
 
 from api.errors import InvalidArgument, Unavailable
-from api.server.routers.debug import NetworkCheck
+from api.server.routers.debug import NetworkCheck, ServiceMoves, TaskMove
 from daemon.config import DEFAULT_HOST, split_host
+from daemon.membership import Membership
 from worker.engine.networks.controller import NetworkController
 
 TIMEOUT_S = 60.0
@@ -20,8 +25,9 @@ TIMEOUT_S = 60.0
 class Debug:
     """Satisfies `api.server.routers.debug.DebugBackend`."""
 
-    def __init__(self, networks: NetworkController) -> None:
+    def __init__(self, networks: NetworkController, membership: Membership) -> None:
         self._networks = networks
+        self._membership = membership
 
     async def network_check(self) -> NetworkCheck:
         report = await self._networks.check_data_plane()
@@ -33,11 +39,27 @@ class Debug:
             failures=list(report.failures),
         )
 
+    async def rebalance(self) -> list[ServiceMoves]:
+        previews, names = self._membership.manager().rebalance_preview()
+        return [
+            ServiceMoves(
+                service=each.service.spec.name,
+                moves_per_minute=each.moves_a_minute,
+                moves=[
+                    TaskMove(
+                        slot=move.task.slot, task=move.task.id, source=names[move.source], target=names[move.target]
+                    )
+                    for move in each.moves
+                ],
+            )
+            for each in previews
+        ]
+
 
 def main(words: Sequence[str]) -> str:
-    """The answer as indented JSON. Raises InvalidArgument, Unavailable (no daemon answers there)."""
+    """The answer as indented JSON. Raises InvalidArgument (also in the daemon's words), Unavailable (none answers)."""
     parser = argparse.ArgumentParser(prog="shoald debug", description="Ask the daemon that runs on this host.")
-    parser.add_argument("question", choices=["network-check"])
+    parser.add_argument("question", choices=["network-check", "rebalance"])
     parser.add_argument("-H", "--host", default=DEFAULT_HOST, help="unix socket of the daemon")
     given = parser.parse_args(list(words))
     kind, path, _ = split_host(given.host)
@@ -52,6 +74,8 @@ def main(words: Sequence[str]) -> str:
         raise Unavailable(f"no daemon answers at {given.host}: {error}") from None
     finally:
         connection.close()
+    if answer.status != 200:
+        raise InvalidArgument(str(msgspec.json.decode(body).get("message", "")))
     return msgspec.json.format(body, indent=2).decode()
 
 

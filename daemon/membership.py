@@ -36,6 +36,7 @@ from daemon.addresses import (
 from daemon.config import Config
 from daemon.node import NodeState, SwarmMember, read_state, write_state
 from manager.founding import found
+from manager.manager import Manager
 from manager.recovery import found_anew
 from worker.exec.controller import TaskEngine
 
@@ -114,6 +115,10 @@ class Membership:
     # --- what users ask -----------------------------------------------------------------------------------------
 
     def control(self) -> ControlBackend:
+        return self.manager().control
+
+    def manager(self) -> Manager:
+        """This node's manager. Raises NotInSwarm, or Unavailable while it comes back."""
         if self._member is None:
             raise NotInSwarm(NOT_A_MANAGER)
         if self._member.manager is None:
@@ -122,7 +127,7 @@ class Membership:
             if self._member.error and self._member.identity.role == "manager":
                 raise Unavailable(self._member.error)
             raise NotInSwarm(WORKER_NOT_A_MANAGER)
-        return self._member.manager.control
+        return self._member.manager
 
     async def init(self, request: SwarmInit) -> str:
         """Found a swarm with this node as its manager; returns the node's id."""

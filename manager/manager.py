@@ -43,6 +43,7 @@ from manager.leadership import Leadership, Loops
 from manager.membership import Membership, new_raft_id
 from manager.orchestrator.loop import Orchestrator
 from manager.orchestrator.reaper import Reaper
+from manager.orchestrator.rebalancer import Preview, Rebalancer, preview
 from manager.raftkeys import RaftKeys
 from manager.roles import role_now
 from manager.scheduler.loop import Scheduler
@@ -131,6 +132,12 @@ class Manager:
             for node in self.store.view().all(Node)
             if node.manager_status is not None
         ]
+
+    def rebalance_preview(self) -> tuple[list[Preview], dict[str, str]]:
+        """The moves that would even out the services, and host names by node id; as known here, no barrier."""
+        view = self.store.view()
+        names = {node.id: node.description.hostname if node.description else "" for node in view.all(Node)}
+        return preview(view, self._clock.now_ns()), names
 
     def set_identity(self, identity: Identity) -> None:
         """The node's certificate was renewed."""
@@ -245,6 +252,7 @@ class Manager:
             "allocator": Allocator(self.store).run,
             "scheduler": Scheduler(self.store).run,
             "orchestrator": Orchestrator(self.store).run,
+            "rebalancer": Rebalancer(self.store).run,
             "reaper": Reaper(self.store).run,
             "dispatcher": parts.dispatcher.run,
             "membership": parts.membership.run,

@@ -180,6 +180,8 @@ class Task(Record, frozen=True, kw_only=True):
     endpoint: Endpoint | None = None
     registry_auth: str = ""
     """As the service's when the task was made. Never logged."""
+    moved_from: str = ""
+    """The node that the slot's task left to even out the load (manager/orchestrator/balance.py); "" for all others."""
 
     @property
     def name(self) -> str:

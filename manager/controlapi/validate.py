@@ -28,6 +28,7 @@ from api.types.swarm import (
 )
 from base.clock import NS
 from manager import constraints
+from manager.labels import moves_a_minute
 
 NAME_LENGTH_MAX = 63
 REPLICAS_MAX = 1_000_000
@@ -130,6 +131,7 @@ def _name(name: str) -> None:
 def _labels(field: str, labels: dict[str, str]) -> None:
     if "" in labels:
         raise InvalidArgument(f"{field}: a label's name can't be empty")
+    moves_a_minute(labels)
 
 
 def _not_negative(field: str, value: int | None) -> None:

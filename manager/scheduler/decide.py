@@ -16,6 +16,7 @@ import msgspec
 
 from api.types.objects import Node, Task, TaskState
 from base.clock import NS
+from manager.room import occupies
 from manager.scheduler.filters import PIPELINE, NodeInfo
 
 FAILURES_MAX = 3
@@ -45,7 +46,7 @@ def decide(pending: Sequence[Task], nodes: Iterable[Node], placed: Iterable[Task
     infos = {node.id: _info(node) for node in nodes}
     failures: Counter[tuple[str, int, str]] = Counter()
     for task in placed:
-        if task.node_id in infos and _occupies(task):
+        if task.node_id in infos and occupies(task):
             infos[task.node_id].add(task)
         elif task.status.state in _FAILED and now - task.status.timestamp < FAILURES_WITHIN_NS:
             failures[task.service_id, task.spec_version, task.node_id] += 1
@@ -53,12 +54,6 @@ def decide(pending: Sequence[Task], nodes: Iterable[Node], placed: Iterable[Task
     for group in _groups(pending):
         decisions.extend(_place(group, infos, failures))
     return decisions
-
-
-def _occupies(task: Task) -> bool:
-    """Whether it holds its node's resources, or will."""
-    held = task.status.state >= TaskState.ASSIGNED and not task.status.state.terminal
-    return held and task.desired_state <= TaskState.RUNNING
 
 
 def _info(node: Node) -> NodeInfo:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from api.types.objects import Node, NodeState, Task
-from api.types.swarm import Resources
 from manager import constraints
+from manager.room import reservations
 
 
 @dataclass
@@ -28,12 +28,6 @@ class NodeInfo:
         self.memory_bytes -= reserved.memory_bytes
         self.tasks += 1
         self.service_tasks[task.service_id] = self.service_tasks.get(task.service_id, 0) + 1
-
-
-def reservations(task: Task) -> Resources:
-    """What the task wants to be sure of."""
-    resources = task.spec.resources
-    return (resources.reservations if resources is not None else None) or Resources()
 
 
 @dataclass(frozen=True)

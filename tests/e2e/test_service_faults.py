@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import time
@@ -12,6 +13,7 @@ import pytest
 
 from lab import swarm
 from lab.lab import Lab
+from lab.paths import VENV_BIN
 from lab.wait import until
 from tests.e2e.client import Docker
 from tests.e2e.services import Json, Swarm, spec
@@ -136,3 +138,28 @@ def test_a_node_removed_while_its_tasks_run(brisk: Lab) -> None:
         token = api.docker.ok("swarm", "join-token", "-q", "worker")
         worker.ok("swarm", "join", "--token", token, f"{brisk.host('m1').address}:2377")
         swarm.wait_ready(brisk, 5)
+
+
+def test_tasks_come_back_to_a_node_that_was_away(swarm_lab: Lab) -> None:
+    api = Swarm(swarm_lab)
+    api.create(spec("even", **replicas(10)))
+    until_exact(swarm_lab, "even", 10)
+    api.docker.ok("node", "update", "--availability", "drain", "w1")
+    try:
+        until(lambda: containers(swarm_lab, "even", ("w1",)) == {"w1": []}, timeout_s=20, what="w1 to be empty")
+        until_exact(swarm_lab, "even", 10)
+    finally:
+        api.docker.ok("node", "update", "--availability", "active", "w1")
+    # The dry run, and then the label.
+    (plan,) = json.loads(swarm_lab.run("m1", str(VENV_BIN / "shoald"), "debug", "rebalance").stdout)
+    assert (plan["Service"], plan["MovesPerMinute"]) == ("even", 0)
+    assert [move["Target"] for move in plan["Moves"]] == ["w1", "w1"]
+    assert swarm_lab.run("w2", str(VENV_BIN / "shoald"), "debug", "rebalance").returncode == 1, "no manager"
+    bad = api.docker.bad("service", "update", "--label-add", "shoal.rebalance=often", "even").err
+    assert "shoal.rebalance: 'often' is not a number" in bad
+    before = {task["ID"] for task in api.tasks("even", "running")}
+    api.docker.ok("service", "update", "--label-add", "shoal.rebalance=60", "even")
+    until(lambda: len(containers(swarm_lab, "even", ("w1",))["w1"]) == 2, timeout_s=30, what="two tasks on w1")
+    after = {task["ID"] for task in until_exact(swarm_lab, "even", 10)}
+    assert len(after - before) == 2
+    assert all(len(found) == 2 for found in containers(swarm_lab, "even").values())

@@ -21,8 +21,27 @@ class NetworkCheck(Api, kw_only=True):
     failures: list[str]
 
 
+class TaskMove(Api, kw_only=True):
+    """A task that would leave one node for another; both by host name."""
+
+    slot: int
+    task: str
+    source: str
+    target: str
+
+
+class ServiceMoves(Api, kw_only=True):
+    """The moves that would even out a service, in their order. `moves_per_minute` 0: it is off, none will be made."""
+
+    service: str
+    moves_per_minute: int
+    moves: list[TaskMove]
+
+
 class DebugBackend(Protocol):
     async def network_check(self) -> NetworkCheck: ...
+
+    async def rebalance(self) -> list[ServiceMoves]: ...
 
 
 def routes(backend: DebugBackend) -> list[Route]:
@@ -31,4 +50,10 @@ def routes(backend: DebugBackend) -> list[Route]:
     async def network_check(request: web.Request) -> web.StreamResponse:
         return reply(request, await backend.network_check())
 
-    return [Route("POST", "/debug/network-check", network_check)]
+    async def rebalance(request: web.Request) -> web.StreamResponse:
+        return reply(request, await backend.rebalance())
+
+    return [
+        Route("POST", "/debug/network-check", network_check),
+        Route("POST", "/debug/rebalance", rebalance),
+    ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -22,6 +22,7 @@ from manager.allocator.loop import Allocator
 from manager.dispatcher.statuses import StatusWriter
 from manager.orchestrator.loop import Orchestrator
 from manager.orchestrator.reaper import Reaper
+from manager.orchestrator.rebalancer import Rebalancer
 from manager.scheduler.loop import Scheduler
 from manager.store.proposer import MemoryApplied, MemoryProposer
 from manager.store.store import Batch, Store
@@ -76,6 +77,7 @@ class Model:
         """Loops that know nothing but the store."""
         self.orchestrator, self.reaper = Orchestrator(self.store), Reaper(self.store)
         self.allocator, self.scheduler = Allocator(self.store), Scheduler(self.store)
+        self.rebalancer = Rebalancer(self.store)
 
     async def change(self, change: Callable[[Batch], Any], component: Component = Component.CONTROL_API) -> None:
         try:
@@ -117,7 +119,9 @@ class Model:
 
     async def loops(self) -> None:
         """One round of every loop, in any order; a lost leader's successor begins anew."""
-        rounds = [self._orchestrate, self.allocator.allocate, self.scheduler.schedule, self._reap]
+        rounds: list[Callable[[], Awaitable[object]]]
+        rounds = [self._orchestrate, self.allocator.allocate, self.scheduler.schedule, self._reap,
+                  self.rebalancer.step]  # fmt: skip
         self.rng.shuffle(rounds)
         for each in rounds:
             try:
