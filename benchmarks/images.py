@@ -90,9 +90,10 @@ def interleaved(labs: Labs, turns: int, measure: Callable[[Lab], dict[str, float
 
 
 def docker(lab: Lab, *arguments: str, output: Path | None = None) -> float:
-    """Seconds that one docker command takes."""
+    """Seconds that one docker command takes, with nothing left to write to the disk before."""
     argv = [str(program("docker")), "-H", f"unix://{lab.socket('m1')}", *arguments]
     environment = base_environment() | {"DOCKER_BUILDKIT": "0"}
+    os.sync()  # what the other engine left unwritten is not for this one to wait for
     with open(output or os.devnull, "wb") as out:
         began = time.perf_counter()
         done = subprocess.run(argv, stdout=out, stderr=subprocess.PIPE, env=environment, timeout=600, check=False)
