@@ -6,11 +6,9 @@ measurement, so that whatever else the machine does meets both alike. Times are 
 """
 
 import contextlib
-import http.client
 import io
 import json
 import os
-import socket
 import statistics
 import subprocess
 import tarfile
@@ -27,6 +25,7 @@ from lab.image import archive, build
 from lab.lab import Lab, running
 from lab.paths import base_environment, program
 from lab.state import Engine
+from lab.unixhttp import UnixConnection
 from lab.wait import until
 
 Labs = dict[Engine, Lab]
@@ -56,9 +55,7 @@ class Client:
     """One kept connection to an engine."""
 
     def __init__(self, lab: Lab) -> None:
-        self._connection = http.client.HTTPConnection("engine", timeout=120)
-        self._connection.sock = socket.socket(socket.AF_UNIX)
-        self._connection.sock.connect(str(lab.socket("m1")))
+        self._connection = UnixConnection(lab.socket("m1"), 120)
 
     def __enter__(self) -> "Client":
         return self

@@ -10,7 +10,6 @@ Aim at default settings: a median under 1.5 s, the worst of twenty under 3 s.
 import http.client
 import json
 import os
-import socket
 import threading
 import time
 from pathlib import Path
@@ -20,6 +19,7 @@ from lab import swarm
 from lab.lab import Lab, running
 from lab.paths import LabError
 from lab.state import Engine
+from lab.unixhttp import ask
 from lab.wait import until
 
 MANAGERS = ("m1", "m2", "m3")
@@ -87,23 +87,7 @@ def _write(path: Path, written: threading.Event, stop: threading.Event) -> None:
         time.sleep(TRY_S)
 
 
-class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("engine", timeout=ANSWER_S)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(ANSWER_S)
-        self.sock.connect(str(self._path))
-
-
 def _ask(path: Path, method: str, target: str, body: object) -> tuple[int, dict[str, dict[str, object]]]:
-    connection = _Connection(path)
-    try:
-        connection.request(method, target, json.dumps(body) if body else None, {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        data = answer.read()
-        return answer.status, json.loads(data) if data else {}
-    finally:
-        connection.close()
+    data = json.dumps(body) if body else None
+    answer = ask(path, method, target, data, {"Content-Type": "application/json"}, timeout_s=ANSWER_S)
+    return answer.status, answer.value or {}

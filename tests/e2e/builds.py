@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import io
 import json
 import re
-import socket
 import subprocess
 import sys
 import tarfile
@@ -19,6 +17,7 @@ from typing import Any
 
 from lab.lab import Lab
 from lab.paths import ROOT
+from lab.unixhttp import UnixConnection
 from tests.e2e.client import Docker
 
 Files = Mapping[str, str | bytes]
@@ -64,20 +63,9 @@ class Built:
         return found[1]
 
 
-class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("docker", timeout=60)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(60)
-        self.sock.connect(str(self._path))
-
-
-def begin(docker: Docker, body: bytes, query: Query, headers: Mapping[str, str]) -> http.client.HTTPConnection:
+def begin(docker: Docker, body: bytes, query: Query, headers: Mapping[str, str]) -> UnixConnection:
     """Send a build; the caller reads or drops the answer."""
-    connection = _Connection(docker.path)
+    connection = UnixConnection(docker.path)
     text = urllib.parse.urlencode(query, doseq=True)
     sent = {"Content-Type": "application/x-tar", **headers}
     connection.request("POST", f"/v1.24/build?{text}", body, sent)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import pty
 import re
 import select
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +17,7 @@ from typing import Any
 
 from lab.lab import Lab
 from lab.paths import base_environment, program
+from lab.unixhttp import Answer, ask
 
 
 @dataclass(frozen=True)
@@ -28,24 +27,6 @@ class Done:
     code: int
     out: str
     err: str
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An HTTP answer; `value` is its JSON, or None when it has none."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def value(self) -> Any:
-        return json.loads(self.body) if self.body else None
-
-    @property
-    def message(self) -> str:
-        """The text of an error answer."""
-        return str(self.value["message"])
 
 
 class Docker:
@@ -108,15 +89,9 @@ class Docker:
         """One request as an SDK would send it (JSON unless `body` is bytes or text); no version is added.
         Headers with `_` for `-`."""
         data = json.dumps(body) if isinstance(body, dict) else body
-        connection = _UnixConnection(self.path)
-        try:
-            sent = {name.replace("_", "-"): value for name, value in headers.items()}
-            sent |= {"Content-Type": "application/json"} if data is not None else {}
-            connection.request(method, path, data, sent)
-            answer = connection.getresponse()
-            return Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
-        finally:
-            connection.close()
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        sent |= {"Content-Type": "application/json"} if data is not None else {}
+        return ask(self.path, method, path, data, sent)
 
 
 def fetch(lab: Lab, host: str, url: str) -> str:
@@ -124,17 +99,6 @@ def fetch(lab: Lab, host: str, url: str) -> str:
     script = "import sys, urllib.request as u; o = u.build_opener(u.ProxyHandler({})); "
     script += "sys.stdout.write(o.open(sys.argv[1], timeout=3).read().decode())"
     return lab.run(host, sys.executable, "-I", "-c", script, url).stdout
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("docker", timeout=30)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(30)
-        self.sock.connect(str(self._path))
 
 
 class Terminal:

@@ -14,8 +14,9 @@ from urllib.parse import quote
 
 from lab.lab import Lab
 from lab.paths import ROOT, LabError
+from lab.unixhttp import Answer
 from lab.wait import until
-from tests.e2e.client import Answer, Docker
+from tests.e2e.client import Docker
 
 Json = dict[str, Any]
 NS = 1_000_000_000

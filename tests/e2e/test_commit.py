@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from lab.lab import Lab
+from lab.unixhttp import Answer
 from lab.wait import until
 from tests.e2e.builds import basic_registry, build, context, run
-from tests.e2e.client import Answer, Docker
+from tests.e2e.client import Docker
 
 COMMIT = "misc.commit"
 

@@ -19,8 +19,9 @@ import pytest
 
 from lab.lab import Lab, running
 from lab.paths import LabError
+from lab.unixhttp import Answer
 from lab.wait import until
-from tests.e2e.client import Answer, Docker
+from tests.e2e.client import Docker
 from tests.e2e.conftest import RUN
 from tests.e2e.reality import differences
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from lab.lab import Lab
-from tests.e2e.client import Answer, Docker
+from lab.unixhttp import Answer
+from tests.e2e.client import Docker
 from tests.e2e.fields import Kinds, assert_fields, promises
 
 LISTED: dict[str, Kinds] = {

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from lab.lab import Lab, running
+from lab.unixhttp import Answer
 from lab.wait import until
-from tests.e2e.client import Answer, Docker
+from tests.e2e.client import Docker
 from tests.e2e.conftest import RUN
 
 FIRST = "10.99.0.11"

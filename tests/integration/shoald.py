@@ -7,7 +7,6 @@ ends with the test.
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import shutil
 import socket
@@ -17,33 +16,14 @@ import tempfile
 import time
 import urllib.parse
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from lab.unixhttp import Answer, ask
 
 APART = ("unshare", "--net", "--mount", "--propagation", "slave", "--pid", "--fork", "--kill-child", "--mount-proc")
 BOOT = 'ip link set lo up; exec "$0" -m daemon.main "$@"'
 START_S = 20.0
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An HTTP answer, read whole."""
-
-    status: int
-    headers: dict[str, str]
-    """Names in lower case."""
-    body: bytes
-
-    @property
-    def value(self) -> Any:
-        """Its JSON; None without a body."""
-        return json.loads(self.body) if self.body else None
-
-    @property
-    def message(self) -> str:
-        """The text of an error."""
-        return str(self.value["message"])
 
 
 class Api:
@@ -60,15 +40,8 @@ class Api:
         """One request at v1.24; `body` is sent as JSON unless it is bytes, query values as their text."""
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         kind = {"Content-Type": "application/x-tar" if isinstance(body, bytes) else "application/json"}
-        connection = _Connection(self.path)
-        try:
-            connection.request(
-                method, self.url(path, query), data, (kind if data is not None else {}) | (headers or {})
-            )
-            answer = connection.getresponse()
-            return Answer(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
-        finally:
-            connection.close()
+        sent = (kind if data is not None else {}) | (headers or {})
+        return ask(self.path, method, self.url(path, query), data, sent)
 
     @staticmethod
     def url(path: str, query: dict[str, Any]) -> str:
@@ -187,17 +160,6 @@ def unframed(data: bytes) -> list[tuple[int, bytes]]:
         found.append((data[0], data[8 : 8 + size]))
         data = data[8 + size :]
     return found
-
-
-class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("shoal", timeout=60)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(60)
-        self.sock.connect(str(self._path))
 
 
 @contextlib.contextmanager

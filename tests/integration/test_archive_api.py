@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.shoald import Answer, Api
+from lab.unixhttp import Answer
+from tests.integration.shoald import Api
 
 pytestmark = pytest.mark.root
 
