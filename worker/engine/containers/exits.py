@@ -8,11 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from api.errors import ShoalError
 from base.supervise import cancel_and_wait
 from worker.engine.containers.kit import Kit
-from worker.engine.containers.restart import after_exit
+from worker.engine.containers.records import ContainerRecord
+from worker.engine.containers.restart import Again, after_exit
 from worker.engine.containers.rootfs import Rootfs
 from worker.engine.containers.states import Status
 from worker.engine.containers.store import Container
@@ -45,27 +47,26 @@ class Exits:
 
     async def ended(self, container: Container, ended: Exit) -> None:
         """Everything that follows the end of a run."""
-        kit, record = self._kit, container.record
-        again = after_exit(
-            record.host_config.restart_policy,
-            exit_code=ended.code,
-            ran_ns=ended.at_ns - record.started_ns,
-            failures=record.failures,
-            manually_stopped=record.manually_stopped,
-        )
-        failures = record.failures  # kept when the policy gives up: a start of the daemon does not try again
+        kit = self._kit
+        again: Again | None = None
+
+        def written(record: ContainerRecord) -> dict[str, Any]:
+            nonlocal again
+            again = _follows(record, ended.code, ended.at_ns - record.started_ns, record.failures)
+            return {
+                "status": Status.RESTARTING if again else Status.EXITED,
+                "pid": 0,
+                "exit_code": ended.code,
+                "oom_killed": ended.oom,
+                "error": ended.error,
+                "finished_ns": ended.at_ns,
+                # Kept when the policy gives up: a start of the daemon does not try again.
+                "failures": again.failures if again else record.failures,
+            }
+
         container.settled.clear()
         try:
-            await kit.store.save(
-                container,
-                status=Status.RESTARTING if again else Status.EXITED,
-                pid=0,
-                exit_code=ended.code,
-                oom_killed=ended.oom,
-                error=ended.error,
-                finished_ns=ended.at_ns,
-                failures=again.failures if again else failures,
-            )
+            await kit.store.change(container, written)
             container.process = None
             if ended.oom:
                 kit.events.publish("container", "oom", container.id, container.attributes())
@@ -113,14 +114,7 @@ class Exits:
 
     async def _not_started(self, container: Container, failures: int) -> None:
         """A start that fails is a run that ended at once."""
-        record = container.record
-        again = after_exit(
-            record.host_config.restart_policy,
-            exit_code=record.exit_code,
-            ran_ns=0,
-            failures=failures,
-            manually_stopped=record.manually_stopped,
-        )
+        again = _follows(container.record, container.record.exit_code, 0, failures)
         await self._kit.store.save(
             container,
             status=Status.RESTARTING if again else Status.EXITED,
@@ -140,6 +134,17 @@ class Exits:
         if container.record.status is Status.RESTARTING:
             await self._kit.store.save(container, status=Status.EXITED, manually_stopped=True, failures=0)
             container.finish()
+
+
+def _follows(record: ContainerRecord, exit_code: int, ran_ns: int, failures: int) -> Again | None:
+    """What the restart policy says to an end."""
+    return after_exit(
+        record.host_config.restart_policy,
+        exit_code=exit_code,
+        ran_ns=ran_ns,
+        failures=failures,
+        manually_stopped=record.manually_stopped,
+    )
 
 
 async def _step(what: str, work: Awaitable[None]) -> None:

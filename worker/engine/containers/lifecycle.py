@@ -68,11 +68,14 @@ class Lifecycle:
         await self._signal(container, number)
         if not await _ends(container, wait_s if wait_s >= 0 else None):
             await self._kill_and_wait(container)
+        # It may have ended by itself, and its policy have spoken, just before it was marked as stopped.
+        await self._exits.call_off(container)
 
     async def _kill_and_wait(self, container: Container) -> None:
         await self._signal(container, SIGKILL)
         if not await _ends(container, KILL_WAIT_S):
             raise Conflict(f"container {container.id} did not end {KILL_WAIT_S:.0f} s after SIGKILL")
+        await self._exits.call_off(container)
 
     async def _signal(self, container: Container, number: int) -> None:
         """Send; a process that has just ended is no error. A paused one has to wake to see it."""
@@ -132,7 +135,8 @@ class Lifecycle:
             if container.record.status is not Status.RUNNING:
                 raise Conflict(f"Container {container.id} is not running")
             await self._kit.runtime.pause(container.id)
-            await self._kit.store.save(container, status=Status.PAUSED)
+            if not await self._move(container, Status.RUNNING, Status.PAUSED):
+                raise Conflict(f"Container {container.id} is not running")
         self._kit.events.publish("container", "pause", container.id, container.attributes())
 
     async def unpause(self, ref: str) -> None:
@@ -141,9 +145,14 @@ class Lifecycle:
             if container.record.status is not Status.PAUSED:
                 raise Conflict(f"Container {container.id} is not paused")
             await self._kit.runtime.resume(container.id)
-            if container.record.status is Status.PAUSED:  # it may have ended at the moment it woke
-                await self._kit.store.save(container, status=Status.RUNNING)
+            await self._move(container, Status.PAUSED, Status.RUNNING)  # unless it ended at the moment it woke
         self._kit.events.publish("container", "unpause", container.id, container.attributes())
+
+    async def _move(self, container: Container, before: Status, after: Status) -> bool:
+        """False if its run has ended meanwhile."""
+        return await self._kit.store.change(
+            container, lambda record: {"status": after} if record.status is before else None
+        )
 
     async def wait(self, ref: str) -> int:
         """The exit code once it has ended for good (restarts of its policy included); at once if it does not run."""

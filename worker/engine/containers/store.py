@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -30,6 +30,8 @@ class Container:
         self.record = record
         self.lock = asyncio.Lock()
         """Held by start, stop, restart, pause, rename, update and remove; never by readers, nor by the end of a run."""
+        self.writing = asyncio.Lock()
+        """Held by the store while it writes the record: the end of a run may come at any time, under no other lock."""
         self.process: Process | None = None
         self.settled = asyncio.Event()
         """Clear while the remains of a run are cleaned away."""
@@ -147,19 +149,33 @@ class ContainerStore:
 
     async def save(self, container: Container, **changes: Any) -> None:
         """Change fields of its record; on disk before it is seen."""
-        before = container.record
-        after = msgspec.structs.replace(before, **changes)
-        assert may_follow(before.status, after.status), f"{before.id} can't go from {before.status} to {after.status}"
-        await self._records.write(Put(TABLE, after.id, after))
-        container.replace(after)
-        if after.name != before.name:
-            self._names.pop(before.name, None)
-            self._names[after.name] = after.id
+        await self.change(container, lambda _: changes)
+
+    async def change(self, container: Container, decide: Callable[[ContainerRecord], Mapping[str, Any] | None]) -> bool:
+        """Change the fields that `decide` names of the record as it is at that moment.
+
+        Returns:
+            False if nothing was written: `decide` answered None, or the container is gone.
+        """
+        async with container.writing:
+            before = container.record
+            changes = None if container.removed.is_set() else decide(before)
+            if changes is None:
+                return False
+            after = msgspec.structs.replace(before, **changes)
+            assert may_follow(before.status, after.status), f"{before.id}: from {before.status} to {after.status}"
+            await self._records.write(Put(TABLE, after.id, after))
+            container.replace(after)
+            if after.name != before.name:
+                self._names.pop(before.name, None)
+                self._names[after.name] = after.id
+            return True
 
     async def forget(self, container: Container) -> None:
         """Remove it from the table and the indexes."""
-        await self._records.write(Delete(TABLE, container.id))
-        self._containers.pop(container.id, None)
-        if self._names.get(container.record.name) == container.id:
-            del self._names[container.record.name]
-        container.removed.set()
+        async with container.writing:
+            await self._records.write(Delete(TABLE, container.id))
+            self._containers.pop(container.id, None)
+            if self._names.get(container.record.name) == container.id:
+                del self._names[container.record.name]
+            container.removed.set()
