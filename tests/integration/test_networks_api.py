@@ -19,7 +19,7 @@ from api.server.routers import network, volume
 from api.types.cluster import SwarmInit, SwarmJoin
 from api.types.endpoint import EndpointSettings
 from daemon.networks import Networks
-from tests.integration.test_networks import Heard, alone, controller, request
+from tests.integration.networking import Heard, alone, controller, request
 from worker.engine.networks.controller import NetworkController
 from worker.engine.records import Records
 from worker.engine.syscalls import netns

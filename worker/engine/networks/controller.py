@@ -21,6 +21,7 @@ from api.types.endpoint import EndpointSettings
 from api.types.network import Network, NetworkCreate, NetworkCreated
 from base.clock import Clock, SystemClock
 from base.ids import hex_id
+from base.locks import KeyedLocks
 from base.supervise import TaskOwner
 from worker.engine.networks import planning
 from worker.engine.networks import records as r
@@ -79,6 +80,8 @@ class NetworkController:
         self._data_plane = DataPlane(self.overlays, self.mesh, self._plumbing.restore_rules)
         self._resolvers = DnsServers()
         self._owner = TaskOwner("networks")
+        self._turns = KeyedLocks()
+        """By container id: what is done to one container's place is done in turn. Taken before `_changes`."""
         self._changes = asyncio.Lock()
         """One change of the set of networks, or of a running container's endpoints, at a time."""
         self._predefined = Predefined(records, self._catalog, self._book, self._plumbing, self._config, self._clock)
@@ -89,6 +92,7 @@ class NetworkController:
             self._plumbing,
             self.overlays,
             self._config,
+            self._turns,
             self._changes,
             self._serve_names,
             self._tell,
@@ -182,8 +186,11 @@ class NetworkController:
 
     async def attach(self, request: NetworkRequest) -> Sandbox:
         """See `parts.Networks.attach`."""
-        if self._book.get(request.container_id):
-            await self.detach(request.container_id)
+        async with self._turns.of(request.container_id):
+            await self._detach(request.container_id)
+            return await self._attach(request)
+
+    async def _attach(self, request: NetworkRequest) -> Sandbox:
         networks = planning.check(request, self._catalog, self._config.ip)
         await self._gateway_bridge(networks)
         networks = planning.check(request, self._catalog, self._config.ip)
@@ -290,6 +297,10 @@ class NetworkController:
     async def detach(self, container_id: str) -> None:
         """See `parts.Networks.detach`. Ports and namespace are gone on return; the kernel drops the links right after,
         and only then are addresses and record given up."""
+        async with self._turns.of(container_id):
+            await self._detach(container_id)
+
+    async def _detach(self, container_id: str) -> None:
         record = self._book.get(container_id)
         if record is None:
             return

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from api.errors import Forbidden, Internal, NotFound
 from api.types.endpoint import EndpointSettings
+from base.locks import KeyedLocks
 from worker.engine.networks import planning
 from worker.engine.networks import records as r
 from worker.engine.networks.book import SandboxBook
@@ -25,7 +26,7 @@ FAILED = "failed to set up container networking"
 
 
 class LiveEndpoints:
-    """Connects and disconnects; `changes` is the controller's lock, one change at a time."""
+    """Connects and disconnects, under the controller's locks."""
 
     def __init__(
         self,
@@ -35,6 +36,7 @@ class LiveEndpoints:
         plumbing: Plumbing,
         overlays: Overlays,
         config: NetworkConfig,
+        turns: KeyedLocks,
         changes: asyncio.Lock,
         serve_names: Callable[[SandboxRecord], Awaitable[None]],
         tell: Callable[[str, NetworkRecord, str], None],
@@ -50,13 +52,14 @@ class LiveEndpoints:
         self._plumbing = plumbing
         self._overlays = overlays
         self._config = config
+        self._turns = turns
         self._changes = changes
         self._serve_names = serve_names
         self._tell = tell
 
     async def connect(self, container_id: str, network: str, settings: EndpointSettings) -> EndpointSettings:
         """See `parts.Networks.connect`."""
-        async with self._changes:
+        async with self._turns.of(container_id), self._changes:
             record = self._book.running(container_id)
             joined = self._catalog.resolve(network)
             planning.refuse_shared(record)
@@ -102,7 +105,7 @@ class LiveEndpoints:
     async def disconnect(self, container_id: str, network: str, *, force: bool = False) -> None:
         """See `parts.Networks.disconnect`. Ports published by the endpoint go with it. `force` changes nothing here:
         the endpoint is removed whatever the container does."""
-        async with self._changes:
+        async with self._turns.of(container_id), self._changes:
             record = self._book.running(container_id)
             left = self._catalog.resolve(network)
             made = next((made for made in record.endpoints if made.network_id == left.id), None)
