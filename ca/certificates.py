@@ -40,16 +40,16 @@ RENEW_UNIT = "swarm-renew"
 
 HOUR_NS = 3600 * NS
 DAY_NS = 24 * HOUR_NS
-BACKDATE_NS = HOUR_NS
-"""Certificates are valid from an hour ago: clocks of nodes differ."""
+BACKDATE_NS = 2 * HOUR_NS
+"""Certificates are valid from two hours ago: clocks of nodes may differ by an hour."""
 ROOT_LIFE_NS = 20 * 365 * DAY_NS
 LEAF_LIFE_NS = 90 * DAY_NS
 """Docker's default of `NodeCertExpiry`."""
 LEAF_LIFE_MIN_NS = HOUR_NS
-JOIN_LEAF_LIFE_NS = HOUR_NS
+JOIN_LEAF_LIFE_NS = 2 * HOUR_NS
 RENEWAL_LIFE_NS = 5 * 365 * DAY_NS
 """How long a node may have been off and still come back by itself."""
-assert JOIN_LEAF_LIFE_NS <= LEAF_LIFE_MIN_NS < LEAF_LIFE_NS < ROOT_LIFE_NS
+assert LEAF_LIFE_MIN_NS < LEAF_LIFE_NS < RENEWAL_LIFE_NS < ROOT_LIFE_NS
 
 _KEY_BEGIN = b"-----BEGIN PRIVATE KEY"
 _P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551

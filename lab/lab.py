@@ -193,15 +193,20 @@ class Lab:
         self.kill(host, signal.SIGTERM)
         until(lambda: not alive(daemon), timeout_s=timeout_s, what=f"the engine of {host} to stop")
 
-    def start(self, host: str, *, timeout_s: float = 60.0) -> None:
-        """Start the host (if it is off) and its engine (if it is not running); returns when it answers."""
+    def start(
+        self, host: str, *, program: Sequence[str] = (), env: dict[str, str] | None = None, timeout_s: float = 60.0
+    ) -> None:
+        """Start the host (if it is off) and its engine (if it is not running); returns when it answers.
+
+        `program` stands in for the engine's own for this one time, `env` is added to its environment.
+        """
         current = self.host(host)
         if alive(current.init) and alive(current.daemon):
             raise LabError(f"the engine of {host} already runs")
         if not alive(current.init):
             hosts.end(self.name, host)  # cgroups a crash may have left
             self._power_on(host)
-        self._start_engine(host)
+        self._start_engine(host, program, env or {})
         self.wait_ping(host, timeout_s=timeout_s)
 
     def partition(self, left: Sequence[str], right: Sequence[str], *, one_way: bool = False) -> None:
@@ -245,10 +250,11 @@ class Lab:
         self._set(name, init=init, daemon=None)
         network.plug(self.name, self.host("switch"), self.host(name))
 
-    def _start_engine(self, name: str) -> None:
+    def _start_engine(self, name: str, program: Sequence[str] = (), env: dict[str, str] | None = None) -> None:
         state = self.state()
         launch = engines.launch(state.engine, state.daemon_args, mirror=state.registry is not None)
-        self._set(name, daemon=hosts.start_in(self.name, self.host(name), launch.argv, env=launch.env))
+        argv = [*program, *launch.argv[1:]] if program else launch.argv
+        self._set(name, daemon=hosts.start_in(self.name, self.host(name), argv, env=launch.env | (env or {})))
 
     def _set(self, name: str, **fields: Process | None) -> None:
         def changed(state: State) -> State:

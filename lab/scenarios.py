@@ -7,7 +7,7 @@ import sys
 
 from lab.paths import ROOT, LabError
 
-FILES = ("test_managers.py", "test_service_faults.py", "test_network.py")
+FILES = ("test_managers.py", "test_manager_faults.py", "test_service_faults.py", "test_network.py")
 """Below tests/e2e; those that are there."""
 
 
@@ -34,7 +34,7 @@ def run(name: str, times: int) -> int:
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-q", "-s", known[fits[0]]],
             cwd=ROOT,
-            env=os.environ | {"SHOAL_TEST_RUN": f"s{os.getpid()}"},
+            env=os.environ | {"SHOAL_TEST_RUN": f"s{os.getpid()}", "SHOAL_LONG": "1"},
             check=False,
         )
         if done.returncode:

@@ -9,6 +9,7 @@ import pytest
 
 from lab import swarm
 from lab.lab import Lab, running
+from lab.paths import LabError
 from lab.state import alive
 from tests.e2e.client import Docker
 
@@ -36,7 +37,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 def _logs(lab: Lab) -> list[tuple[str, str]]:
     found = []
-    for host in lab.state().hosts.values():
+    try:
+        hosts = lab.state().hosts.values()
+    except LabError as error:  # it was the last test's tear-down that failed
+        return [("no logs", str(error))]
+    for host in hosts:
         path = lab.log(host.name)
         text = path.read_text(errors="replace")[-4000:] if path.exists() else "(no log)"
         running_now = "running" if alive(host.daemon) else "not running"
