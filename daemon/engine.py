@@ -11,6 +11,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 
 from api.errors import NotFound
+from api.types.container import LogConfig
 from api.wire.ipam import AddressPools
 from base.clock import Clock
 from daemon import VERSION
@@ -57,6 +58,7 @@ class Engine:
             data_root=data,
             exec_root=run,
             clock=clock,
+            log_default=LogConfig(type=config.log_driver, config=config.log_opts),
         )
         self.builder = Builder(self.images, self.containers, self.events, data, clock, VERSION)
         # Images and containers know of each other: the one direction is a call, the other this question.

@@ -26,7 +26,7 @@ from worker.engine.containers import stats, words
 from worker.engine.containers.binds import Bind, parse_bind, parse_volumes_from
 from worker.engine.containers.config import merge_config
 from worker.engine.containers.detach import DEFAULT_KEYS, DetachScanner, parse_keys
-from worker.engine.containers.hostconfig import log_limits, normalise
+from worker.engine.containers.hostconfig import normalise
 from worker.engine.containers.names import check_name, random_name
 from worker.engine.containers.plan import tmpfs_options
 from worker.engine.containers.records import ContainerRecord
@@ -37,6 +37,7 @@ from worker.engine.containers.start import exit_code_of
 from worker.engine.containers.states import LIVE, TRANSITIONS, Status, may_follow
 from worker.engine.containers.top import from_proc, parse_ps
 from worker.engine.containers.update import merge
+from worker.engine.logs.drivers.options import log_limits
 
 IMAGE: dict[str, Any] = {
     "Cmd": ["serve"],
@@ -179,7 +180,7 @@ def test_bad_configurations(fields: dict[str, Any], text: str) -> None:
         ({"cap_add": ["NOPE"]}, "unknown capability"),
         ({"security_opt": ["nope=1"]}, "security-opt"),
         ({"security_opt": ["seccomp={"]}, "seccomp profile"),
-        ({"log_config": LogConfig(type="gelf")}, "no log driver named 'gelf'"),
+        ({"log_config": LogConfig(type="splunk")}, "no log driver named 'splunk'"),
         ({"log_config": LogConfig(config={"odd": "1"})}, "unknown log opt 'odd'"),
         ({"sysctls": {"kernel.panic": "1"}}, "not whitelisted"),
         ({"network_mode": "host", "sysctls": {"net.ipv4.ip_forward": "1"}}, "not allowed"),

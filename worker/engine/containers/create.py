@@ -47,7 +47,8 @@ class Creator:
         checked = check_name(name) if name else None
         if not body.image:
             raise InvalidArgument("No image specified: Image is empty")
-        host, warnings = normalise(body.host_config, os.sched_getaffinity(0), memory_nodes())
+        default = self._kit.log_default
+        host, warnings = normalise(body.host_config, os.sched_getaffinity(0), memory_nodes(), default)
         image = await self._kit.images.resolve(body.image)
         config = merge_config(body, image.config)
         _agree(config, host)

@@ -16,6 +16,7 @@ from api.types.container import (
     ContainerSummary,
     CreateAnswer,
     CreateBody,
+    LogConfig,
     PathStat,
     TopAnswer,
     UpdateBody,
@@ -40,6 +41,7 @@ from worker.engine.containers.membership import Membership
 from worker.engine.containers.remove import Remover
 from worker.engine.containers.restore import Restorer
 from worker.engine.containers.rootfs import Rootfs
+from worker.engine.containers.shipping import Shipping
 from worker.engine.containers.sizes import Sizes
 from worker.engine.containers.start import Starter
 from worker.engine.containers.stats import Stats
@@ -48,6 +50,7 @@ from worker.engine.containers.top import Top
 from worker.engine.containers.update import Updater
 from worker.engine.events.bus import EventBus
 from worker.engine.exec.execs import Execs
+from worker.engine.logs.drivers.options import log_config
 from worker.engine.parts import Images, Networks, Runtime, Volumes
 from worker.engine.records import Records
 from worker.engine.runtime.host import Host, read_host
@@ -69,6 +72,7 @@ class Containers:
         exec_root: Path,
         clock: Clock,
         host: Host | None = None,
+        log_default: LogConfig | None = None,
     ) -> None:
         self._kit = kit = Kit(
             runtime=runtime,
@@ -80,18 +84,26 @@ class Containers:
             layout=Layout(data_root, exec_root),
             clock=clock,
             host=host or read_host(),
+            log_default=log_config(log_default or LogConfig()),
         )
         self._rootfs = rootfs = Rootfs(kit.layout, kit.disk)
         sizes = Sizes(kit)
         exits = Exits(kit, rootfs)
-        starter = Starter(kit, rootfs, exits.watch)
+        self._shipping = Shipping(kit)
+        starter = Starter(kit, rootfs, self._shipping, exits.watch)
         exits.start = starter.start
         self.execs = Execs(kit)
-        exits.began = HealthChecks(kit, self.execs).begin
+        health = HealthChecks(kit, self.execs)
+
+        def began(container: Container) -> None:
+            health.begin(container)
+            self._shipping.begin(container)
+
+        exits.began = began
         self._logs = Logs(kit)
         self._creator = Creator(kit, rootfs, starter)
         self._lifecycle = Lifecycle(kit, starter, exits)
-        self._remover = Remover(kit, rootfs, self._lifecycle, self.execs)
+        self._remover = Remover(kit, rootfs, self._lifecycle, self.execs, self._shipping)
         self._membership = Membership(kit, starter)
         self._restorer = Restorer(kit, rootfs, starter, exits, self._remover, self._membership)
         self._lister = Lister(kit, sizes)
@@ -107,6 +119,8 @@ class Containers:
     async def start_up(self) -> None:
         """Load the records, adopt what runs, clean what nobody owns, start what its policy wants running."""
         await self._restorer.restore()
+        for container in self._kit.store.all():
+            self._shipping.begin(container)
 
     async def close(self) -> None:
         """Stop watching; containers run on."""

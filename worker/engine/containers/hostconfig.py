@@ -17,6 +17,7 @@ from worker.engine.containers.config import parse_port
 from worker.engine.containers.links import parse_link
 from worker.engine.containers.restart import check_policy
 from worker.engine.containers.security import check_security
+from worker.engine.logs.drivers.options import log_config
 from worker.engine.runtime import capabilities
 
 NO_KERNEL_MEMORY = "Your kernel does not support kernel memory limit capabilities. Limitation discarded."
@@ -25,9 +26,6 @@ MEMORY_BYTES_MIN = 6 * 1024 * 1024
 CPU_PERIOD_US = (1000, 1_000_000)
 CPU_QUOTA_US_MIN = 1000
 RUNTIMES = ("", "crun", "runc", "default")
-LOG_DRIVERS = ("json-file", "none")
-_LOG_OPTIONS = frozenset({"max-size", "max-file", "labels", "env", "tag"})
-_SIZE = re.compile(r"(\d+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE)
 _PORT_RANGE = re.compile(r"(?:\d{1,5}(?:-\d{1,5})?)?")
 _NET_SYSCTLS = ("net.",)
 _IPC_SYSCTLS = (
@@ -44,9 +42,15 @@ _IPC_SYSCTLS = (
 
 
 def normalise(
-    host: HostConfig, online_cpus: Collection[int], memory_nodes: Collection[int] = (0,)
+    host: HostConfig,
+    online_cpus: Collection[int],
+    memory_nodes: Collection[int] = (0,),
+    log_default: LogConfig | None = None,
 ) -> tuple[HostConfig, list[str]]:
-    """The host configuration as kept, and warnings. Raises InvalidArgument or NotSupported naming the field."""
+    """The host configuration as kept, and warnings. Raises InvalidArgument or NotSupported naming the field.
+
+    `log_default`: the daemon's log driver.
+    """
     warnings: list[str] = []
     resources_ok(host, online_cpus, warnings, memory_nodes)
     _refused(host)
@@ -64,7 +68,7 @@ def normalise(
         network_mode=host.network_mode or "default",
         ipc_mode=host.ipc_mode or "shareable",
         shm_size=host.shm_size or DEFAULT_SHM_BYTES,
-        log_config=log_config(host.log_config),
+        log_config=log_config(host.log_config, log_default),
         port_bindings=port_bindings(host.port_bindings or {}),
         devices=host.devices or [],
         memory_swap=host.memory * 2 if host.memory > 0 and host.memory_swap == 0 else host.memory_swap,
@@ -239,37 +243,6 @@ def _host_port(binding: PortBinding) -> None:
     numbers = [int(part) for part in text.split("-") if part.isdecimal()]
     if not _PORT_RANGE.fullmatch(text) or any(number > 65535 for number in numbers) or numbers != sorted(numbers):
         raise InvalidArgument(f'invalid port specification: "{text}"')
-
-
-def log_config(wanted: LogConfig) -> LogConfig:
-    """With the default driver filled in. Raises InvalidArgument for a driver or option we do not have."""
-    kind = wanted.type or "json-file"
-    options = wanted.config or {}
-    if kind not in LOG_DRIVERS:
-        raise InvalidArgument(f"logger: no log driver named '{kind}' is registered")
-    for name in options if kind == "json-file" else ():
-        if name not in _LOG_OPTIONS:
-            raise InvalidArgument(f"unknown log opt '{name}' for json-file log driver")
-    if kind == "json-file":
-        log_limits(options)
-    return LogConfig(type=kind, config=options)
-
-
-def log_limits(options: dict[str, str]) -> tuple[int, int]:
-    """(`max-size` in bytes, 0 for no rotation; `max-file`). Raises InvalidArgument."""
-    size = options.get("max-size", "")
-    largest = 0
-    if size and size != "-1":
-        match = _SIZE.fullmatch(size)
-        if match is None or int(match[1]) == 0:
-            raise InvalidArgument(f"invalid value for max-size: {size!r}")
-        largest = int(match[1]) * 1024 ** " kmgt".index(match[2].lower() or " ")
-    files = options.get("max-file", "1")
-    if not files.isdecimal() or int(files) < 1:
-        raise InvalidArgument("max-file cannot be less than 1")
-    if int(files) > 1 and not largest:
-        raise InvalidArgument("max-file is only for use with max-size")
-    return largest, int(files)
 
 
 def exposed_and_bound(exposed: Sequence[str], bound: dict[str, list[PortBinding] | None]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from api.types.container import LogConfig
 from base.clock import Clock
 from base.offload import Pool
 from base.supervise import TaskOwner
@@ -51,6 +52,10 @@ class Layout:
     def log(self, container_id: str) -> Path:
         return self.directory(container_id) / f"{container_id}-json.log"
 
+    def sent(self, container_id: str) -> Path:
+        """How far the log has been sent by a remote log driver."""
+        return self.directory(container_id) / "sent.json"
+
     def exit_file(self, container_id: str) -> Path:
         return self.directory(container_id) / "exit.json"
 
@@ -72,5 +77,7 @@ class Kit:
     clock: Clock
     host: Host
     """As read at start (`start_up`)."""
+    log_default: LogConfig = field(default_factory=LogConfig)
+    """The log driver of containers that name none, and its options."""
     disk: Pool = field(default_factory=lambda: Pool("containers", DISK_THREADS))
     owner: TaskOwner = field(default_factory=lambda: TaskOwner("containers"))

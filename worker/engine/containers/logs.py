@@ -13,6 +13,8 @@ from base.clock import NS
 from worker.engine.containers.kit import Kit
 from worker.engine.containers.records import ContainerRecord
 from worker.engine.containers.store import Container
+from worker.engine.logs.drivers.about import chosen
+from worker.engine.logs.drivers.options import readable
 from worker.engine.logs.reader import LogLine, read_logs
 from worker.engine.parts import STDERR, STDOUT
 
@@ -24,13 +26,13 @@ class Logs:
     def open(self, ref: str, options: LogOptions) -> AsyncIterator[bytes]:
         """The log as bytes for the wire. Raises NotFound, and NotSupported if the container keeps no log."""
         container = self._kit.store.get(ref)
-        if container.record.host_config.log_config.type != "json-file":
+        if not readable(container.record.host_config.log_config):
             raise NotSupported("configured logging driver does not support reading")
         return self.frames(container, options)
 
     async def frames(self, container: Container, options: LogOptions, *, raw: bool = False) -> AsyncIterator[bytes]:
         """Like `open`; a container without a log gives nothing. `raw` is without frames even without a terminal."""
-        if container.record.host_config.log_config.type != "json-file":
+        if not readable(container.record.host_config.log_config):
             return
         raw = raw or container.record.config.tty
         lines = read_logs(
@@ -58,16 +60,8 @@ class Logs:
 def details_of(record: ContainerRecord) -> str:
     """What the log options `labels` and `env` ask to be told with every line: `name=value,...`, by name."""
     options = record.host_config.log_config.config or {}
-    config = record.config
-    found = {name: (config.labels or {}).get(name) for name in _names(options.get("labels", ""))}
-    env = dict(entry.split("=", 1) for entry in config.env or [] if "=" in entry)
-    found |= {name: env.get(name) for name in _names(options.get("env", ""))}
-    shown = sorted((name, value) for name, value in found.items() if value is not None)
-    return ",".join(f"{quote_plus(name)}={quote_plus(value)}" for name, value in shown)
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+    shown = chosen(options, record.config.labels or {}, record.config.env or [])
+    return ",".join(f"{quote_plus(name)}={quote_plus(value)}" for name, value in sorted(shown.items()))
 
 
 def _dressed(line: LogLine, options: LogOptions, details: str) -> bytes:

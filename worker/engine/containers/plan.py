@@ -12,10 +12,10 @@ from api.errors import InvalidArgument
 from api.types.container import HostConfig
 from api.types.container import Resources as Limits
 from worker.engine.containers.config import command_line, merge_env
-from worker.engine.containers.hostconfig import log_limits
 from worker.engine.containers.kit import Layout
 from worker.engine.containers.records import ContainerRecord, MountRecord
 from worker.engine.containers.security import check_security, oci_seccomp
+from worker.engine.logs.drivers.options import log_file_limits
 from worker.engine.parts import ProcessIO, Sandbox
 from worker.engine.runtime import capabilities
 from worker.engine.runtime.host import DeviceNode, Host
@@ -171,8 +171,8 @@ def tmpfs_options(text: str) -> tuple[str, ...]:
 def process_io(record: ContainerRecord, layout: Layout) -> ProcessIO:
     """How the main process is wired."""
     log = record.host_config.log_config
-    to_file = log.type == "json-file"
-    largest, files = log_limits(log.config or {}) if to_file else (0, 1)
+    to_file = log.type != "none"
+    largest, files = log_file_limits(log) if to_file else (0, 1)
     return ProcessIO(
         tty=record.config.tty,
         stdin=record.config.open_stdin,

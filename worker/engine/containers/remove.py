@@ -12,6 +12,7 @@ from worker.engine.containers.kit import Kit
 from worker.engine.containers.lifecycle import Lifecycle
 from worker.engine.containers.links import parse_link
 from worker.engine.containers.rootfs import Rootfs
+from worker.engine.containers.shipping import Shipping
 from worker.engine.containers.states import Status
 from worker.engine.containers.store import Container
 from worker.engine.exec.execs import Execs
@@ -24,8 +25,9 @@ _HINT = "Stop the container before attempting removal or force remove"
 class Remover:
     """DELETE /containers/{id}."""
 
-    def __init__(self, kit: Kit, rootfs: Rootfs, lifecycle: Lifecycle, execs: Execs) -> None:
+    def __init__(self, kit: Kit, rootfs: Rootfs, lifecycle: Lifecycle, execs: Execs, shipping: Shipping) -> None:
         self._kit = kit
+        self._shipping = shipping
         self._rootfs = rootfs
         self._lifecycle = lifecycle
         self._execs = execs
@@ -116,6 +118,7 @@ class Remover:
             if not future.done():
                 future.set_exception(NotFound(f"No such container: {record.id}"))
         await kit.runtime.delete(record.id)
+        await self._shipping.finish(record.id)
         await kit.networks.detach(record.id)
         for mount in record.mounts:
             if mount.type == "volume":

@@ -20,6 +20,7 @@ from worker.engine.containers.kit import Kit, Layout
 from worker.engine.containers.plan import Surroundings, process_io, settings
 from worker.engine.containers.records import ContainerRecord
 from worker.engine.containers.rootfs import Rootfs
+from worker.engine.containers.shipping import Shipping
 from worker.engine.containers.states import Status
 from worker.engine.containers.store import Container
 from worker.engine.parts import ContainerPlan, NetworkRequest, Process
@@ -42,8 +43,11 @@ EXIT_NOT_FOUND, EXIT_NOT_EXECUTABLE, EXIT_FAILED = 127, 126, 128
 class Starter:
     """Brings one container from not running to running. The caller holds its lock."""
 
-    def __init__(self, kit: Kit, rootfs: Rootfs, started: Callable[[Container, Process], None]) -> None:
+    def __init__(
+        self, kit: Kit, rootfs: Rootfs, shipping: Shipping, started: Callable[[Container, Process], None]
+    ) -> None:
         self._kit = kit
+        self._shipping = shipping
         self._rootfs = rootfs
         self._started = started
         """Called when it runs, to watch for its end."""
@@ -87,6 +91,7 @@ class Starter:
     async def _create(self, container: Container, undo: contextlib.AsyncExitStack) -> Process:
         """Everything up to a created process; `undo` takes it back."""
         kit, record = self._kit, container.record
+        await self._shipping.check(record)
         image = await kit.images.resolve(record.image_id)
         await self._rootfs.mount(record.id, image.layers)
         undo.push_async_callback(_quietly, "unmount root", self._rootfs.unmount, record.id)

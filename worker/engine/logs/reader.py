@@ -11,6 +11,7 @@ import asyncio
 import functools
 import itertools
 import os
+import zlib
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from base.offload import Pool
 CHUNK = 256 * 1024
 MAX_LINE = 1024 * 1024
 """Longer than any entry the monitor writes (16 KiB of text, escaped): more is damage."""
+MARK_BYTES = 256
 POLL_SECONDS = 0.05
 END_AFTER_MISSING = 3
 
@@ -102,7 +104,7 @@ async def read_logs(
             counted.
         pool: whose threads read; None reads in line (small logs, tests).
     """
-    reader = _Reader(path)
+    reader = LogReader(path)
 
     async def piece() -> list[LogLine]:
         return await pool.run(reader.read) if pool is not None else reader.read()
@@ -157,8 +159,17 @@ class _Selection:
         return line.stream in self.streams and not (self.until_ns and line.time_ns > self.until_ns)
 
 
-class _Reader:
-    """Walks from the oldest rotated file to the present one and on."""
+class Cursor(msgspec.Struct, frozen=True):
+    """A place between two entries that outlives the process that was there."""
+
+    inode: int
+    offset: int
+    mark: int
+    """A checksum of the file's beginning: an inode's number is used again when its file is gone."""
+
+
+class LogReader:
+    """Walks from the oldest rotated file to the present one and on. Not for two threads at once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -176,6 +187,23 @@ class _Reader:
                     return lines
             elif not self._open_next():
                 return []
+
+    def cursor(self) -> Cursor | None:
+        """After the last entry that `read` gave; None before the first file was there."""
+        if self._fd < 0:
+            return None
+        offset = os.lseek(self._fd, 0, os.SEEK_CUR) - len(self._rest)
+        return Cursor(os.fstat(self._fd).st_ino, offset, _mark(self._fd, offset))
+
+    def resume(self, cursor: Cursor) -> bool:
+        """Go on at a cursor; False if its file has been rotated away, and then the oldest there is comes first."""
+        for path, inode in self._present(held=None):
+            if inode == cursor.inode and self._open(path, inode):
+                if os.fstat(self._fd).st_size >= cursor.offset and _mark(self._fd, cursor.offset) == cursor.mark:
+                    os.lseek(self._fd, cursor.offset, os.SEEK_SET)
+                    return True
+                self.close()
+        return False
 
     def last(self, count: int, select: _Selection) -> list[LogLine]:
         """The last `count` selected entries, found from the end; `read` goes on after them."""
@@ -287,6 +315,10 @@ def _open(path: Path, inode: int) -> int:
         os.close(fd)
         return -1
     return fd
+
+
+def _mark(fd: int, offset: int) -> int:
+    return zlib.crc32(os.pread(fd, min(offset, MARK_BYTES), 0))
 
 
 def _backwards(fd: int, end: int) -> Iterator[bytes]:
