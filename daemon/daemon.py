@@ -61,7 +61,7 @@ class Daemon:
             *network.routes(Networks(self._engine.networks, self._membership), self._engine.containers),
             *debug.routes(Debug(self._engine.networks, self._membership)),
             *volume.routes(self._engine.volumes),
-            *plugin.routes(),
+            *plugin.routes(self._engine.plugins),
             *swarm.routes(self._membership),
             *node.routes(self._membership),
             *service.routes(self._membership),

@@ -1,4 +1,4 @@
-"""The engine's parts, made and joined: records, events, images, networks, volumes, runtime, containers.
+"""The engine's parts, made and joined: records, events, images, networks, volumes, plugins, runtime, containers.
 
 Start order is the order of trust: records first, then what containers stand on, containers last. Stop order is the
 reverse, and leaves containers running.
@@ -25,8 +25,10 @@ from worker.engine.images.service import ImageService
 from worker.engine.images.store import ImageStore
 from worker.engine.networks.config import NetworkConfig
 from worker.engine.networks.controller import NetworkController
+from worker.engine.plugins.engine import Plugins
 from worker.engine.records import Records
 from worker.engine.runtime.runtime import MonitorRuntime
+from worker.engine.volumes.plugins import Finder
 from worker.engine.volumes.store import VolumeStore
 
 BUSYBOX = Path("/bin/busybox")
@@ -46,7 +48,9 @@ class Engine:
         self.store = ImageStore(self.records, data, self.events, clock)
         self.images = ImageService(self.store, self.registry)
         self.networks = NetworkController(self.records, run, data, self.events, _networking(config), clock)
-        self.volumes = VolumeStore(self.records, data, self.events, clock)
+        self.plugins = Plugins(data, run, self.registry, self.events, clock, config.runtime)
+        self.volumes = VolumeStore(self.records, data, self.events, clock, Finder(managed=self.plugins))
+        self.plugins.used_by = self.volumes.of_driver
         self.runtime = MonitorRuntime(run, binary=config.runtime, clock=clock)
         self.containers = Containers(
             records=self.records,
@@ -86,6 +90,9 @@ class Engine:
             stack.push_async_callback(self.networks.close)
             await self.volumes.start_up()
             stack.push_async_callback(self.volumes.close)
+            # Before the containers: what these have mounted may be a plugin's.
+            stack.push_async_callback(self.plugins.close)
+            await self.plugins.start_up()
             await self.runtime.open()
             stack.push_async_callback(self.runtime.close)
             await self.containers.start_up()

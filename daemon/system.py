@@ -24,7 +24,6 @@ from worker.agent.description import MEMINFO, describe, memory_bytes
 from worker.engine.events.bus import Subscription
 from worker.engine.runtime.host import read_host
 
-VOLUME_DRIVERS = ("local",)
 NETWORK_DRIVERS = ("bridge", "host", "null", "overlay")
 
 
@@ -108,7 +107,8 @@ class System:
     def description(self) -> NodeDescription:
         """This node, for the managers: what the scheduler may count on."""
         labels = dict(label.partition("=")[::2] for label in self._config.labels)
-        plugins = [("Volume", name) for name in VOLUME_DRIVERS] + [("Network", name) for name in NETWORK_DRIVERS]
+        volumes = [("Volume", name) for name in self._engine.volumes.drivers()]
+        plugins = [*volumes, *(("Network", name) for name in NETWORK_DRIVERS)]
         return describe(VERSION, labels, plugins)
 
 

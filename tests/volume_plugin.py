@@ -1,18 +1,23 @@
 """A little volume plugin, as a program of its own: directories below a root, over the documented socket protocol.
 
 `python -m tests.volume_plugin SOCKET ROOT` serves until it is killed. Every call is a line of ROOT/calls.log. A volume
-created with the option `refuse` is an error; one with `hidden` has no path until it is mounted.
+created with the option `refuse` is an error; one with `hidden` has no path until it is mounted; one with `tmpfs` is
+memory that is mounted for its first user and unmounted after its last. With FAIL in the environment it ends at once.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import socketserver
 import sys
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
+
+LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -63,15 +68,28 @@ class Handler(BaseHTTPRequestHandler):
         if method == "VolumeDriver.Path":
             return {"Mountpoint": self._volume(place)["Mountpoint"]}
         if method == "VolumeDriver.Mount":
+            if self._is_memory(place) and not list(place.glob("user-*")):
+                self._call(LIBC.mount(b"tmpfs", bytes(place / "data"), b"tmpfs", 0, None))
             (place / f"user-{body['ID']}").touch()
             return {"Mountpoint": str(place / "data")}
         if method == "VolumeDriver.Unmount":
             (place / f"user-{body['ID']}").unlink()
+            if self._is_memory(place) and not list(place.glob("user-*")):
+                self._call(LIBC.umount(bytes(place / "data")))
             return {"Err": ""}
         if method == "VolumeDriver.Remove":
             place.rename(self.root / f"removed-{body['Name']}")
             return {"Err": ""}
         raise LookupError(f"unknown method {method}")
+
+    @staticmethod
+    def _call(result: int) -> None:
+        if result:
+            raise LookupError(os.strerror(ctypes.get_errno()))
+
+    @staticmethod
+    def _is_memory(place: Path) -> bool:
+        return "tmpfs" in json.loads((place / "options").read_text())
 
     def _volume(self, place: Path) -> dict[str, Any]:
         options = json.loads((place / "options").read_text())
@@ -85,6 +103,9 @@ class Server(socketserver.ThreadingUnixStreamServer):
 
 
 def main() -> None:
+    if os.environ.get("FAIL"):
+        raise SystemExit("I was told to fail")
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # the first process of a container ignores it otherwise
     socket, Handler.root = sys.argv[1], Path(sys.argv[2])
     (Handler.root / "volumes").mkdir(parents=True, exist_ok=True)
     if os.path.exists(socket):

@@ -16,6 +16,7 @@ DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+PLUGIN_CONFIG = "application/vnd.docker.plugin.v1+json"
 DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
 ACCEPTED = (DOCKER_MANIFEST, DOCKER_LIST, OCI_MANIFEST, OCI_INDEX)
 
@@ -92,6 +93,15 @@ def parse_manifest(raw: bytes, sent_as: str = "") -> Manifest:
     if any(layer.mediaType.startswith(_FOREIGN) for layer in manifest.layers):
         raise InvalidArgument("image has foreign layers, which are not supported")
     return manifest
+
+
+def check_artifact(config: Descriptor, wanted: str) -> None:
+    """Whether a manifest's configuration is of the kind that is wanted: a media type; "" is an image's, by whatever
+    name, but no plugin's. Raises InvalidArgument with Docker's text."""
+    if wanted in ("", config.mediaType) and (wanted or config.mediaType != PLUGIN_CONFIG):
+        return
+    kind = "plugin" if config.mediaType == PLUGIN_CONFIG else "image"
+    raise InvalidArgument(f'Encountered remote "{config.mediaType}"({kind}) when fetching')
 
 
 def host_architecture() -> str:

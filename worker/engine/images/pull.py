@@ -20,7 +20,14 @@ from worker.engine.images import limits
 from worker.engine.images.blobs import BlobWriter
 from worker.engine.images.ingestion import Ingestion
 from worker.engine.images.layers import chain_ids
-from worker.engine.images.manifest import Descriptor, Manifest, choose_platform, host_architecture, parse_manifest
+from worker.engine.images.manifest import (
+    Descriptor,
+    Manifest,
+    check_artifact,
+    choose_platform,
+    host_architecture,
+    parse_manifest,
+)
 from worker.engine.images.model import ImageConfig, LayerRecord, parse_config
 from worker.engine.images.names import Reference
 from worker.engine.images.progress import Report, state, step
@@ -45,9 +52,11 @@ class _Found:
 class Puller:
     """Pulls images into a store."""
 
-    def __init__(self, store: ImageStore, config: RegistryConfig) -> None:
+    def __init__(self, store: ImageStore, config: RegistryConfig, artifact: str = "") -> None:
+        """`artifact`: the media type of the configurations it takes; "" takes those of images."""
         self._store = store
         self._config = config
+        self._artifact = artifact
         self._downloading: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """By digest: pulls that want the same layer at once fetch it once."""
 
@@ -103,6 +112,7 @@ class Puller:
             manifest = parse_manifest(raw, media_type)
         if manifest.config is None:
             raise InvalidArgument("invalid manifest: an index within an index")
+        check_artifact(manifest.config, self._artifact)
         if manifest.config.size > limits.CONFIG_MAX:
             raise InvalidArgument(f"image configuration is larger than {limits.CONFIG_MAX} bytes")
         config = await repository.small_blob(manifest.config.digest, limits.CONFIG_MAX)

@@ -47,9 +47,11 @@ class _Blob:
 class Pusher:
     """Pushes images of a store."""
 
-    def __init__(self, store: ImageStore, config: RegistryConfig) -> None:
+    def __init__(self, store: ImageStore, config: RegistryConfig, artifact: str = "") -> None:
+        """`artifact`: the media type of the configurations; "" is an image's."""
         self._store = store
         self._config = config
+        self._artifact = artifact
 
     async def push(self, reference: Reference, auth: AuthConfig | None, report: Report) -> str:
         """Push one tag; returns the digest of its manifest.
@@ -103,7 +105,7 @@ class Pusher:
         blobs = [task.result() for task in started]
         if not await repository.has_blob(image):
             await repository.upload(image, len(raw), lambda: _once(raw))
-        written, media_type = _manifest(image, len(raw), blobs)
+        written, media_type = _manifest(image, len(raw), blobs, self._artifact)
         digest = await repository.put_manifest(reference.tag, written, media_type)
         await self._store.add_reference(reference.with_digest(digest), image)
         report({"status": f"{reference.tag}: digest: {digest} size: {len(written)}"})
@@ -178,7 +180,7 @@ async def _once(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
-def _manifest(image: str, size: int, blobs: list[_Blob]) -> tuple[bytes, str]:
+def _manifest(image: str, size: int, blobs: list[_Blob], artifact: str) -> tuple[bytes, str]:
     """Docker's schema 2, or OCI's when a layer is not gzip, which schema 2 has no name for."""
     docker = all(blob.format == "gzip" for blob in blobs)
     kind = manifest.DOCKER_MANIFEST if docker else manifest.OCI_MANIFEST
@@ -190,7 +192,8 @@ def _manifest(image: str, size: int, blobs: list[_Blob]) -> tuple[bytes, str]:
         }
         for blob in blobs
     ]
-    config = {"mediaType": manifest.DOCKER_CONFIG if docker else manifest.OCI_CONFIG, "size": size, "digest": image}
+    kind_of_config = artifact or (manifest.DOCKER_CONFIG if docker else manifest.OCI_CONFIG)
+    config = {"mediaType": kind_of_config, "size": size, "digest": image}
     return msgspec.json.encode({"schemaVersion": 2, "mediaType": kind, "config": config, "layers": layers}), kind
 
 

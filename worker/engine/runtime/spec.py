@@ -143,6 +143,8 @@ class ContainerSettings:
     mounts: Sequence[Mount] = ()
     netns: Path | None = None
     """None shares the host's."""
+    new_netns: bool = False
+    """A namespace of its own instead, with a loopback link and nothing else."""
     pid_ns: str = ""
     """"" is private, `host`, or the path of another one (`/proc/<pid>/ns/pid`)."""
     ipc_ns: str = ""
@@ -325,7 +327,9 @@ def _namespaces(settings: ContainerSettings, host: Host) -> list[dict[str, str]]
             result.append({"type": kind})
         elif wish != "host":
             result.append({"type": kind, "path": wish})
-    if settings.netns is not None:
+    if settings.new_netns:
+        result.append({"type": "network"})
+    elif settings.netns is not None:
         result.append({"type": "network", "path": str(settings.netns)})
     if host.cgroup_version == 2 and not settings.privileged:
         result.append({"type": "cgroup"})
@@ -353,7 +357,7 @@ def _mounts(settings: ContainerSettings, host: Host) -> list[dict[str, Any]]:
 
 
 def _sysfs(settings: ContainerSettings, rights: str) -> Mount:
-    if settings.netns is None:
+    if settings.netns is None and not settings.new_netns:
         # A sysfs belongs to the network namespace of who mounts it: with the host's it has to be bound.
         return Mount("/sys", "/sys", "bind", (rights, "nosuid", "noexec", "nodev"))
     return Mount("/sys", "sysfs", "sysfs", (rights, "nosuid", "noexec", "nodev"))

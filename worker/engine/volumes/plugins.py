@@ -1,17 +1,18 @@
 """Volume drivers outside the daemon: finding a plugin by name, and speaking the documented socket protocol with it.
 
 A plugin is a socket `NAME.sock` or `NAME/NAME.sock` in /run/docker/plugins, or a file `NAME.spec` (an address) or
-`NAME.json` (`Addr`, `TLSConfig`) in /etc/docker/plugins or /usr/lib/docker/plugins. It is asked anew by every call: one
+`NAME.json` (`Addr`, `TLSConfig`) in /etc/docker/plugins or /usr/lib/docker/plugins; or one that this engine runs itself
+(worker.engine.plugins), which calls its paths by the names of its own root. It is asked anew by every call: one
 that was restarted is found again, one that is gone is an error that names the address, and never a wait without end.
 """
 
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import aiohttp
 import msgspec
@@ -93,12 +94,24 @@ class Address:
 class Plugin:
     """One volume driver."""
 
-    def __init__(self, name: str, address: Address) -> None:
+    def __init__(
+        self,
+        name: str,
+        address: Address,
+        *,
+        on_host: Callable[[str], str] = lambda path: path,
+        handshake: bool = True,
+    ) -> None:
+        """`on_host`: where the host finds what the plugin calls so; `handshake`: it is asked what it is."""
         self.name = name
         self._address = address
+        self._on_host = on_host
+        self._handshake = handshake
 
     async def activate(self) -> bool:
         """The handshake; whether it is a volume driver at all. Raises Internal when nobody answers."""
+        if not self._handshake:
+            return True
         answer = await self._post("Plugin.Activate", None, ASK_S, Activation)
         return "VolumeDriver" in (answer.implements or [])
 
@@ -114,7 +127,7 @@ class Plugin:
         path = Path(answer.mountpoint or "")
         if not path.is_absolute():
             raise Internal(f"VolumeDriver.Mount: the answer of plugin {self.name} has no path: {answer.mountpoint!r}")
-        return path
+        return Path(self._on_host(str(path)))
 
     async def unmount(self, volume: str, holder: str) -> None:
         await self._call("Unmount", {"Name": volume, "ID": holder}, ACT_S)
@@ -123,19 +136,26 @@ class Plugin:
         """What it knows of a volume; None if it says that there is none (it has no other word for that than an
         error). Raises Internal when nobody answers."""
         try:
-            return (await self._call("Get", {"Name": volume}, ASK_S)).volume
+            return self._placed((await self._call("Get", {"Name": volume}, ASK_S)).volume)
         except Refused:
             return None
 
     async def path(self, volume: str) -> str:
         """Where it is or would be mounted, "" when that is not known yet."""
         try:
-            return (await self._call("Path", {"Name": volume}, ASK_S)).mountpoint or ""
+            return self._on_host((await self._call("Path", {"Name": volume}, ASK_S)).mountpoint or "")
         except Refused:
             return ""
 
     async def list(self) -> Sequence[Known]:
-        return (await self._call("List", {}, ASK_S)).volumes or []
+        found = (await self._call("List", {}, ASK_S)).volumes or []
+        return [placed for each in found if (placed := self._placed(each)) is not None]
+
+    def _placed(self, known: Known | None) -> Known | None:
+        """Its mountpoint as the host has it, in place."""
+        if known is not None:
+            known.mountpoint = self._on_host(known.mountpoint or "")
+        return known
 
     async def scope(self) -> str:
         """`local` or `global`; local for a plugin that does not say."""
@@ -205,16 +225,47 @@ def _context(tls: TLSConfig | None) -> ssl.SSLContext | bool:
     return context
 
 
-class Finder:
-    """Where plugins are looked for."""
+class Managed(Protocol):
+    """Plugins that this engine runs itself."""
 
-    def __init__(self, sockets: Sequence[Path] = SOCKETS, specs: Sequence[Path] = SPECS) -> None:
+    def volume_drivers(self) -> Sequence[str]:
+        """The names of those that are enabled."""
+        ...
+
+    def driver_name(self, text: str) -> str:
+        """The one name of the driver that `text` names; `text` itself for one that is not managed."""
+        ...
+
+    def find(self, text: str) -> Plugin | None:
+        """None when no such plugin is installed; NotFound when it can't be used."""
+        ...
+
+    async def ready(self, text: str) -> None:
+        """Wait a while for one that is being started again."""
+        ...
+
+
+class Finder:
+    """Where plugins are looked for: among the managed ones first."""
+
+    def __init__(
+        self, sockets: Sequence[Path] = SOCKETS, specs: Sequence[Path] = SPECS, managed: Managed | None = None
+    ) -> None:
         self._sockets = sockets
         self._specs = specs
+        self._managed = managed
+
+    def managed_names(self) -> Sequence[str]:
+        """The drivers that this engine runs itself, and that are enabled."""
+        return self._managed.volume_drivers() if self._managed is not None else ()
+
+    def driver_name(self, name: str) -> str:
+        """The name that a driver is known by, whatever part of it was left out."""
+        return self._managed.driver_name(name) if self._managed is not None else name
 
     def names(self) -> list[str]:
         """All plugins there are, of whatever kind, by name."""
-        found: set[str] = set()
+        found: set[str] = set(self.managed_names())
         for directory in self._sockets:
             found |= {path.stem for pattern in ("*.sock", "*/*.sock") for path in directory.glob(pattern)}
         for directory in self._specs:
@@ -223,6 +274,9 @@ class Finder:
 
     def find(self, name: str) -> Plugin:
         """Raises NotFound, InvalidArgument for a file that can't be understood."""
+        managed = self._managed.find(name) if self._managed is not None else None
+        if managed is not None:
+            return managed
         if "/" not in name and name not in ("", ".", ".."):
             for directory in self._sockets:
                 for path in (directory / f"{name}.sock", directory / name / f"{name}.sock"):
@@ -236,6 +290,8 @@ class Finder:
     async def driver(self, name: str) -> Plugin:
         """The volume driver of this name, after the handshake. Raises as `find`; Internal when nobody answers."""
         plugin = self.find(name)
+        if self._managed is not None:
+            await self._managed.ready(name)
         if not await plugin.activate():
             raise NotFound(f'error looking up volume plugin {name}: plugin "{name}" does not implement VolumeDriver')
         return plugin

@@ -53,7 +53,7 @@ class VolumeStore:
         self._mounted: dict[str, set[str]] = {}
         self._plugins = plugins or Finder()
         self._active: set[str] = set()
-        """Plugins that answered as volume drivers since this daemon started."""
+        """Plugins on sockets that answered as volume drivers since this daemon started."""
         self._locks = KeyedLocks()
         """By volume name: one change of a volume at a time."""
 
@@ -74,7 +74,7 @@ class VolumeStore:
         """See `parts.Volumes.ensure`. Raises Conflict when the volume exists with another driver."""
         anonymous = not name
         name = name or hex_id()
-        driver = LOCAL if driver == "default" else driver
+        driver = LOCAL if driver == "default" else self._plugins.driver_name(driver) if driver else ""
         async with self._locks.of(name):
             known = self._volumes.get(name)
             if known is not None:
@@ -138,7 +138,8 @@ class VolumeStore:
 
     async def _driver(self, name: str) -> Plugin:
         plugin = await self._plugins.driver(name)
-        self._active.add(name)
+        if name not in self._plugins.managed_names():
+            self._active.add(name)
         return plugin
 
     def _view(self, record: VolumeRecord, *, created: bool) -> VolumeView:
@@ -250,8 +251,12 @@ class VolumeStore:
         return await self.inspect(view.name)
 
     def drivers(self) -> list[str]:
-        """`local` and the plugins that answered so far (`GET /info`)."""
-        return [LOCAL, *sorted(self._active)]
+        """`local`, the managed plugins that are enabled, and those on sockets that answered so far (`GET /info`)."""
+        return [LOCAL, *sorted({*self._active, *self._plugins.managed_names()})]
+
+    def of_driver(self, driver: str) -> list[str]:
+        """The volumes of a driver."""
+        return [record.name for record in self._volumes.values() if record.driver == driver]
 
     async def inspect(self, name: str) -> Volume:
         """One volume, with what its plugin says of it. Raises NotFound."""
