@@ -1,8 +1,8 @@
 """Making certificates: the root, node leaves, join authorities and what they sign. Pure but for fresh keys.
 
 Shape of a leaf: CN is the node id, OU the role (`swarm-worker`, `swarm-manager`), O the cluster id; CN and OU are also
-its DNS names, so a client that asks for the name `swarm-manager` talks to no worker. Every authority has path length 0:
-what it signs can sign nothing.
+its DNS names, so a client that asks for the name `swarm-manager` talks to no worker. What a join authority signs can
+sign nothing (path length 0); below a root there may be one authority, the next root (ca/rotation.py).
 
 Joining is mutual TLS as well. gRPC's server demands a client certificate or none at all, so a joiner brings one from
 the *join authority*: a key pair that token holder and managers both derive from the token's secret.
@@ -66,7 +66,7 @@ class KeyPair:
 def create_root(now_ns: int) -> RootCA:
     """A new self-signed P-256 root for a cluster."""
     key = ec.generate_private_key(ec.SECP256R1())
-    certificate = _authority("swarm-ca", key, now_ns)
+    certificate = _authority("swarm-ca", key, now_ns, path_length=1)
     return RootCA(certificate_pem=certificate.public_bytes(Encoding.PEM), key_pem=key_pem(key))
 
 
@@ -82,6 +82,20 @@ def read_root(path: Path) -> RootCA:
     if not same_key(pem, key_pem(key)):
         raise InvalidArgument(f"{path}: the key is not the certificate's")
     return RootCA(certificate_pem=pem, key_pem=key_pem(key))
+
+
+def cross_signed(old: RootCA, new: RootCA, now_ns: int) -> bytes:
+    """The new root's name and key, certified by the old root, PEM. Raises InvalidArgument when that one can't."""
+    above = x509.load_pem_x509_certificate(old.certificate_pem)
+    if above.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length == 0:
+        raise InvalidArgument("the present root allows no authority below it (path length 0): it can't be replaced")
+    below = x509.load_pem_x509_certificate(new.certificate_pem)
+    signer = load_key(old.key_pem)
+    builder = _builder(below.subject, above.subject, load_key(new.key_pem).public_key(), now_ns, ROOT_LIFE_NS)
+    authority = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    builder = builder.add_extension(authority, critical=False).add_extension(_usage(signs=True), critical=True)
+    return builder.sign(signer, hashes.SHA256()).public_bytes(Encoding.PEM)
 
 
 def issue(
@@ -202,6 +216,14 @@ def same_key(certificate_pem: bytes, private_pem: bytes) -> bool:
     return _spki(ours) == (_spki(theirs) if isinstance(theirs, ec.EllipticCurvePublicKey) else b"")
 
 
+def is_authority(certificate: x509.Certificate) -> bool:
+    """Whether it may sign certificates."""
+    try:
+        return bool(certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca)
+    except x509.ExtensionNotFound:
+        return False
+
+
 def request(key: ec.EllipticCurvePrivateKey) -> bytes:
     """A signing request, PEM. It names nobody: names are the CA's decision."""
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
@@ -271,10 +293,10 @@ def _builder(
     )
 
 
-def _authority(common: str, key: ec.EllipticCurvePrivateKey, now_ns: int) -> x509.Certificate:
+def _authority(common: str, key: ec.EllipticCurvePrivateKey, now_ns: int, *, path_length: int = 0) -> x509.Certificate:
     name = _name(common)
     builder = _builder(name, name, key.public_key(), now_ns, ROOT_LIFE_NS)
-    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
     return builder.add_extension(_usage(signs=True), critical=True).sign(key, hashes.SHA256())
 
 

@@ -21,7 +21,6 @@ from typing import Any
 
 import grpc
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from api.errors import Internal, InvalidArgument, Unauthorized, Unavailable
@@ -108,7 +107,7 @@ async def renew(addr: str, identity: Identity, now_ns: int = 0) -> Identity:
     """
     proof: Identity | KeyPair = identity
     if identity.renewal_pem and now_ns >= identity.expires_ns:
-        proof = KeyPair(identity.renewal_pem, identity.key_pem)
+        proof = KeyPair(identity.renewal_pem + identity.intermediates_pem, identity.key_pem)
     connection = channel(addr, proof, identity.root_pem)
     try:
         fresh = await _obtain(connection, identity.root_pem)
@@ -133,11 +132,14 @@ async def renew_any(addrs: Sequence[str], identity: Identity) -> Identity:
 async def _obtain(connection: grpc.aio.Channel, root_pem: bytes) -> Identity:
     key = new_key()
     answer = await call(connection, CA_ISSUE, IssueCertificateRequest(csr_pem=request(key)), timeout=ISSUE_S)
+    roots = answer.root_ca_pem or root_pem  # it may have been replaced; who answers was proven by a root we know
     try:
-        issued = x509.load_pem_x509_certificate(answer.certificate_pem)
-        issued.verify_directly_issued_by(x509.load_pem_x509_certificate(root_pem))
-        identity = Identity.from_pem(answer.certificate_pem, key_pem(key), root_pem, answer.renewal_pem)
-    except (ValueError, TypeError, InvalidSignature) as error:
+        identity = Identity.from_pem(
+            answer.certificate_pem, key_pem(key), roots, answer.renewal_pem, answer.intermediates_pem
+        )
+        if not identity.root_digest:
+            raise ValueError("signed by nobody we know")
+    except ValueError as error:
         raise Internal("the manager answered with a certificate that its root did not sign") from error
     if not same_key(identity.certificate_pem, identity.key_pem) or identity.role not in ROLES:
         raise Internal("the manager answered with a certificate that is not for us")

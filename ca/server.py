@@ -19,7 +19,7 @@ from api.types.dispatch import GetRootCARequest, GetRootCAResponse, IssueCertifi
 from api.types.objects import Cluster, Node
 from base.clock import Clock
 from base.ids import swarm_id
-from ca import external
+from ca import external, rotation
 from ca.certificates import JOIN_PREFIX, issue, issue_renewal, requested_key
 
 log = logging.getLogger(__name__)
@@ -33,6 +33,10 @@ class NodeRegistry(Protocol):
         ...
 
     def node(self, node_id: str) -> Node | None: ...
+
+    async def catch_up(self) -> None:
+        """Afterwards it knows all that was acknowledged before. Raises Unavailable when there is no leader."""
+        ...
 
     async def register(self, node_id: str, role: str, certificate_pem: bytes) -> None:
         """Write that the node exists and has this certificate; durable on return. A follower passes it to the
@@ -52,14 +56,14 @@ class CaServer:
         return {CA_GET_ROOT: (ANYONE, self._get_root), CA_ISSUE: (ANYONE, self._issue)}
 
     async def _get_root(self, message: GetRootCARequest, peer: Peer) -> GetRootCAResponse:
-        return GetRootCAResponse(root_ca_pem=self._registry.cluster().root_ca.certificate_pem)
+        return GetRootCAResponse(root_ca_pem=rotation.trusted(self._registry.cluster()))
 
     async def _issue(self, message: IssueCertificateRequest, peer: Peer) -> IssueCertificateResponse:
         public_key = requested_key(message.csr_pem)
         cluster = self._registry.cluster()
         if not cluster.root_ca.key_pem:
             raise Unavailable("this manager holds no signing key")
-        node_id, role = self._decide(peer)
+        node_id, role = await self._decide(peer)
         if cluster.spec.ca_config.external_cas:
             certificate = await external.sign(
                 cluster.spec.ca_config.external_cas,
@@ -71,7 +75,7 @@ class CaServer:
             )
         else:
             certificate = issue(
-                cluster.root_ca,
+                rotation.signer(cluster),
                 public_key,
                 node_id=node_id,
                 role=role,
@@ -85,10 +89,11 @@ class CaServer:
             node_id=node_id,
             role=role,
             certificate_pem=certificate,
-            root_ca_pem=cluster.root_ca.certificate_pem,
+            root_ca_pem=rotation.trusted(cluster),
+            intermediates_pem=rotation.intermediates(cluster),
             cluster_id=cluster.id,
             renewal_pem=issue_renewal(
-                cluster.root_ca,
+                rotation.signer(cluster),
                 public_key,
                 node_id=node_id,
                 cluster_id=cluster.id,
@@ -96,11 +101,14 @@ class CaServer:
             ),
         )
 
-    def _decide(self, peer: Peer) -> tuple[str, str]:
+    async def _decide(self, peer: Peer) -> tuple[str, str]:
         """Node id and role of what is issued; `peer` was verified against the authority of its role."""
         if peer.role.startswith(JOIN_PREFIX):
             return swarm_id(), peer.role.removeprefix(JOIN_PREFIX)
         node = self._registry.node(peer.node_id)
+        if node is None:  # it may have joined through another manager just now
+            await self._registry.catch_up()
+            node = self._registry.node(peer.node_id)
         if node is None:
             raise Forbidden(f"node {peer.node_id} is not part of the swarm")
         return node.id, node.spec.role or node.role

@@ -55,9 +55,9 @@ class ServerTls:
             self._authorities = authorities or self._authorities
             self._version += 1
 
-    def verify(self, certificate: x509.Certificate) -> None:
+    def verify(self, certificate: x509.Certificate, chain_pem: bytes = b"") -> None:
         """The `Verify` of every service on this port. Raises Unauthorized or Forbidden."""
-        self._authorities.check(certificate, self._clock.now_ns())
+        self._authorities.check(certificate, self._clock.now_ns(), chain_pem)
 
     def _configuration(self) -> grpc.ServerCertificateConfiguration:
         pair = (self._identity.key_pem, self._identity.chain_pem)
@@ -65,11 +65,12 @@ class ServerTls:
 
 
 def channel(addr: str, identity: Identity | KeyPair, root_pem: bytes, *, name: str = MANAGER_NAME) -> grpc.aio.Channel:
-    """A channel to a manager at `host:port`, as `identity`, believing only in `root_pem`.
+    """A channel to a manager at `host:port`, as `identity`, believing only in the roots of `root_pem`.
 
     Args:
         name: who must be at the other end: the role, or a node id to reach that very node.
     """
-    credentials = grpc.ssl_channel_credentials(root_pem, identity.key_pem, identity.certificate_pem)
+    shown = identity.shown_pem if isinstance(identity, Identity) else identity.certificate_pem
+    credentials = grpc.ssl_channel_credentials(root_pem, identity.key_pem, shown)
     options = [*CHANNEL_OPTIONS, ("grpc.ssl_target_name_override", name)]
     return grpc.aio.secure_channel(addr, credentials, options=options)

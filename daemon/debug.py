@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import msgspec
 
 from api.errors import InvalidArgument, Unavailable
-from api.server.routers.debug import NetworkCheck, ServiceMoves, TaskMove
+from api.server.routers.debug import NetworkCheck, RootCaStatus, ServiceMoves, TaskMove
+from ca.tokens import root_digest
 from daemon.config import DEFAULT_HOST, split_host
 from daemon.membership import Membership
 from worker.engine.networks.controller import NetworkController
@@ -55,28 +56,44 @@ class Debug:
             for each in previews
         ]
 
+    async def root_ca(self) -> RootCaStatus:
+        cluster, waiting = await self._membership.manager().control.root_rotation()
+        return RootCaStatus(
+            digest=root_digest(cluster.root_ca.certificate_pem),
+            rotating=cluster.root_rotation is not None,
+            waiting_for=[node.description.hostname if node.description else node.id for node in waiting],
+        )
+
+    async def rotate_root_ca(self) -> None:
+        await self._membership.manager().control.rotate_root()
+
 
 def main(words: Sequence[str]) -> str:
-    """The answer as indented JSON. Raises InvalidArgument (also in the daemon's words), Unavailable (none answers)."""
+    """The answer as indented JSON. Raises as `ask`."""
     parser = argparse.ArgumentParser(prog="shoald debug", description="Ask the daemon that runs on this host.")
     parser.add_argument("question", choices=["network-check", "rebalance"])
     parser.add_argument("-H", "--host", default=DEFAULT_HOST, help="unix socket of the daemon")
     given = parser.parse_args(list(words))
-    kind, path, _ = split_host(given.host)
+    return msgspec.json.format(ask(given.host, given.question), indent=2).decode()
+
+
+def ask(host: str, question: str) -> bytes:
+    """The daemon's answer in JSON. Raises InvalidArgument (also in the daemon's words), Unavailable (none answers)."""
+    kind, path, _ = split_host(host)
     if kind != "unix":
-        raise InvalidArgument(f"{given.host}: only a unix socket can be asked")
+        raise InvalidArgument(f"{host}: only a unix socket can be asked")
     connection = _UnixConnection(path)
     try:
-        connection.request("POST", f"/debug/{given.question}")
+        connection.request("POST", f"/debug/{question}")
         answer = connection.getresponse()
         body = answer.read()
     except OSError as error:
-        raise Unavailable(f"no daemon answers at {given.host}: {error}") from None
+        raise Unavailable(f"no daemon answers at {host}: {error}") from None
     finally:
         connection.close()
     if answer.status != 200:
         raise InvalidArgument(str(msgspec.json.decode(body).get("message", "")))
-    return msgspec.json.format(body, indent=2).decode()
+    return body
 
 
 class _UnixConnection(http.client.HTTPConnection):

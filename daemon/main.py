@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("shoald: refuses to run under python -O: assertions guard its invariants", file=sys.stderr)
         return 2
     words = list(sys.argv[1:] if argv is None else argv)
-    if words and words[0] in ("backup", "restore", "debug"):
+    if words and words[0] in ("backup", "restore", "debug", "ca"):
         return _operate(words)
     try:
         config = daemon_config.load(words)
@@ -55,10 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _operate(words: Sequence[str]) -> int:
     """An operator's command; no daemon."""
-    from daemon import backup, debug  # late: only these commands need them
+    from daemon import backup, debug, rootca  # late: only these commands need them
 
     try:
-        print(debug.main(words[1:]) if words[0] == "debug" else backup.main(words))
+        own = {"debug": debug.main, "ca": rootca.main}.get(words[0])
+        print(own(words[1:]) if own is not None else backup.main(words))
     except ShoalError as error:
         print(f"shoald: {error.message}", file=sys.stderr)
         return 1

@@ -11,6 +11,7 @@ import logging
 import random
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -22,7 +23,7 @@ from api.types.objects import NodeDescription
 from base.clock import Clock
 from base.supervise import TaskOwner, cancel_and_wait
 from ca import client
-from ca.identity import Identity, IdentityStore
+from ca.identity import Identity, IdentityStore, blocks
 from ca.renewer import Renewer
 from ca.tls import channel
 from manager.founding import Founding
@@ -84,7 +85,7 @@ class SwarmMember:
         rng = random.Random(secrets.randbits(128))
         self.agent = Agent(
             node_id=identity.node_id,
-            description=description,
+            description=lambda: msgspec.structs.replace(description(), root_digest=self.identity.root_digest),
             managers=seeds,
             connect=self._connect,
             engine=engine,
@@ -130,10 +131,24 @@ class SwarmMember:
         self._renewer.role_wanted(message.role)
         self._role_heard = message.role
         self._rejoin_if_wanted()
+        self._follow_roots(message.root_ca_pem)
         addrs = [peer.addr for peer in message.managers if peer.addr != self.state.advertise_addr]
         if addrs and addrs != self.state.remote_managers:
             self.state = msgspec.structs.replace(self.state, remote_managers=addrs)
             write_state(self._directory, self.state)
+
+    def _follow_roots(self, roots_pem: bytes) -> None:
+        """One root replaces another (ca/rotation.py): a new one is believed with the certificate that comes from it, an
+        old one is forgotten when the managers have done so."""
+        told, known = blocks(roots_pem), blocks(self.identity.root_pem)
+        if told - known:
+            self._renewer.renew_now()
+        elif told and told < known:
+            self.identity = self._renewer.identity = replace(self.identity, root_pem=roots_pem)
+            self._identities.save_roots(roots_pem)
+            if self.manager is not None:
+                self.manager.set_identity(self.identity)
+            log.info("the swarm's old root is forgotten")
 
     async def _renew(self, identity: Identity) -> Identity:
         last: ShoalError = Unavailable("no manager is known")

@@ -8,6 +8,7 @@ from api.types.objects import Certificate, Cluster, JoinTokens, ManagerStatus, N
 from api.types.swarm import NodeSpec, SwarmSpec
 from base.clock import Clock
 from base.ids import swarm_id
+from ca import rotation
 from ca.certificates import create_root, issue, issue_renewal, key_pem, new_key
 from ca.identity import Identity
 from ca.tokens import new_tokens
@@ -49,7 +50,7 @@ def found(spec: SwarmSpec, addr: str, clock: Clock, root: RootCA | None = None) 
 
 def own_identity(cluster: Cluster, node_id: str, now_ns: int) -> Identity:
     """A manager's identity that whoever holds the root key gives itself."""
-    root, key = cluster.root_ca, new_key()
+    root, key = rotation.signer(cluster), new_key()
     certificate = issue(
         root,
         key.public_key(),
@@ -60,4 +61,6 @@ def own_identity(cluster: Cluster, node_id: str, now_ns: int) -> Identity:
         life_ns=cluster.spec.ca_config.node_cert_expiry,
     )
     renewal = issue_renewal(root, key.public_key(), node_id=node_id, cluster_id=cluster.id, now_ns=now_ns)
-    return Identity(node_id, "manager", cluster.id, certificate, key_pem(key), root.certificate_pem, renewal)
+    return Identity.from_pem(
+        certificate, key_pem(key), rotation.trusted(cluster), renewal, rotation.intermediates(cluster)
+    )

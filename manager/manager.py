@@ -46,6 +46,7 @@ from manager.orchestrator.reaper import Reaper
 from manager.orchestrator.rebalancer import Preview, Rebalancer, preview
 from manager.raftkeys import RaftKeys
 from manager.roles import role_now
+from manager.rootkeeper import RootKeeper
 from manager.scheduler.loop import Scheduler
 from manager.settings import raft_settings
 from manager.store.store import Batch, Store
@@ -231,7 +232,7 @@ class Manager:
         membership = Membership(self.store, raft)
         writes = Writes(self.store, membership, new_token)
         link = LeaderLink(raft, self._channel, self._heard_of_move)
-        link.bind({**writes.handlers(), **membership.handlers()})
+        link.bind({**writes.handlers(), **membership.handlers(), **RootKeeper(self.store).handlers()})
         dispatcher = Dispatcher(self.store, lambda: _not_leader(raft))
         control = Control(self.store, link, self._identity.node_id)
         registry = _Registry(self.store, link)
@@ -256,6 +257,7 @@ class Manager:
             "reaper": Reaper(self.store).run,
             "dispatcher": parts.dispatcher.run,
             "membership": parts.membership.run,
+            "root": RootKeeper(self.store).run,
         }
 
     async def _serve(self, parts: _Parts, ready: asyncio.Event, new: bool) -> None:
@@ -371,13 +373,13 @@ class Manager:
         await self._running().link.execute(ops.LeaveMember(node_id=peer.node_id))
         return RaftLeaveResponse()
 
-    def _verify_manager(self, certificate: x509.Certificate) -> None:
+    def _verify_manager(self, certificate: x509.Certificate, chain_pem: bytes) -> None:
         """What only managers may call is closed to one that was demoted, though its old certificate is still valid.
 
         It has to have been given a newer one: a manager that lags behind may not have heard of a promotion yet, and
         must listen to that node all the same, which may be its leader.
         """
-        self._tls.verify(certificate)
+        self._tls.verify(certificate, chain_pem)
         names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         node = self.store.view().get(Node, str(names[0].value)) if names else None
         if node is None or role_now(node) == "manager" or not node.certificate.certificate_pem:
@@ -435,6 +437,9 @@ class _Registry:
         if node is None:
             return None
         return msgspec.structs.replace(node, spec=msgspec.structs.replace(node.spec, role=role_now(node)))
+
+    async def catch_up(self) -> None:
+        await self._link.read_barrier()
 
     async def register(self, node_id: str, role: str, certificate_pem: bytes) -> None:
         await self._link.execute(ops.RegisterNode(node_id=node_id, role=role, certificate_pem=certificate_pem))

@@ -89,6 +89,10 @@ class MoveMember(Operation, frozen=True, kw_only=True):
     addr: str
 
 
+class RotateRoot(Operation, frozen=True, kw_only=True):
+    """Begin to replace the swarm's root certificate and key (ca/rotation.py)."""
+
+
 class GetMembers(Operation, frozen=True, kw_only=True):
     """How the leader sees the Raft members."""
 
@@ -114,6 +118,7 @@ OPERATIONS: Final[dict[type[Operation], Any]] = {
     JoinMember: RaftJoinResponse,
     LeaveMember: None,
     MoveMember: None,
+    RotateRoot: None,
     GetMembers: Members,
 }
 """Each operation and the type of its answer."""

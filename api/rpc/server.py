@@ -39,23 +39,25 @@ Handler = Callable[[Any, Peer], Awaitable[Any] | AsyncIterator[Any]]
 first argument is an async iterator of requests."""
 
 
-Verify = Callable[[x509.Certificate], None]
-"""Whether the authority that signed a caller's certificate may vouch for what it says. The handshake proves only that
-*one* of the trusted authorities signed it; holders of a join token command such an authority, so without this check
-they could name themselves managers. Raises Unauthorized or Forbidden."""
+Verify = Callable[[x509.Certificate, bytes], None]
+"""Called with a caller's certificate and the chain (PEM) that came with it: whether the authority that signed it may
+vouch for what it says. The handshake proves only that *one* of the trusted authorities signed it; holders of a join
+token command such an authority, so without this check they could name themselves managers. Raises Unauthorized or
+Forbidden."""
 
 
-def chain_only(certificate: x509.Certificate) -> None:
+def chain_only(certificate: x509.Certificate, chain_pem: bytes) -> None:
     """A `Verify` that adds nothing to the handshake: right only where the server trusts one authority, the root."""
 
 
 def peer_of(context: grpc.aio.ServicerContext, verify: Verify) -> Peer:
     """The caller's identity, believed only after `verify`. Raises Unauthorized when there is no client certificate."""
-    pem = (context.auth_context().get("x509_pem_cert") or [b""])[0]
+    shown = context.auth_context()
+    pem = (shown.get("x509_pem_cert") or [b""])[0]
     if not pem:
         raise errors.Unauthorized("a client certificate is required")
     certificate = x509.load_pem_x509_certificate(pem)
-    verify(certificate)
+    verify(certificate, (shown.get("x509_pem_cert_chain") or [b""])[0])
     subject = certificate.subject
 
     def part(oid: x509.ObjectIdentifier) -> str:

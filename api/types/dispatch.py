@@ -30,6 +30,7 @@ class SessionMessage(Record, frozen=True, kw_only=True):
     role: str = "worker"
     """The role the node should have: a change makes it renew its certificate."""
     root_ca_pem: bytes = b""
+    """What to trust: a change makes the node follow it."""
     heartbeat_period_ns: int = 0
 
 
@@ -99,9 +100,12 @@ class IssueCertificateResponse(Record, frozen=True, kw_only=True):
     certificate_pem: bytes
     """Leaf followed by the chain."""
     root_ca_pem: bytes = b""
+    """What to trust: one root, or two while one replaces the other."""
     cluster_id: str = ""
     renewal_pem: bytes = b""
     """For the same key: asks for a new certificate when this one has expired, and can do nothing else."""
+    intermediates_pem: bytes = b""
+    """While the root is replaced: shown along with both, for those who know only the old root."""
 
 
 class RaftJoinRequest(Record, frozen=True, kw_only=True):

@@ -63,6 +63,8 @@ class NodeDescription(Record, frozen=True, kw_only=True):
     nano_cpus: int = 0
     memory_bytes: int = 0
     engine: EngineDescription = EngineDescription()
+    root_digest: str = ""
+    """Of the root that signed the certificate which the node shows now."""
 
 
 class NodeState(enum.StrEnum):
@@ -200,6 +202,17 @@ class RootCA(Record, frozen=True, kw_only=True):
     """Empty when an external CA signs."""
 
 
+class RootRotation(Record, frozen=True, kw_only=True):
+    """The root is being replaced (ca/rotation.py)."""
+
+    root_ca: RootCA = RootCA()
+    """The new one: it signs already."""
+    cross_signed_pem: bytes = b""
+    """Its key, certified by the old root."""
+    began: int = 0
+    """Nanoseconds since the epoch."""
+
+
 class Cluster(Record, frozen=True, kw_only=True):
     id: str
     meta: Meta = Meta()
@@ -208,6 +221,7 @@ class Cluster(Record, frozen=True, kw_only=True):
     join_tokens: JoinTokens = JoinTokens()
     removed_nodes: list[str] = []
     """Node ids whose certificates are refused."""
+    root_rotation: RootRotation | None = None
 
 
 class SwarmNetwork(Record, frozen=True, kw_only=True):

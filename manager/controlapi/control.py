@@ -12,6 +12,7 @@ import msgspec
 from api.errors import ShoalError
 from api.types.objects import Cluster, Node, Service, SwarmNetwork, Task
 from api.types.swarm import NetworkSpec, NodeSpec, ServiceSpec, SwarmSpec
+from ca.rotation import waiting_for
 from manager import operations as ops
 from manager.controlapi.lookup import Filters, find_node, find_service, find_task, list_nodes, list_services, list_tasks
 from manager.controlapi.networks import find_network
@@ -70,6 +71,15 @@ class Control:
                 manager_token=manager_token,
             )
         )
+
+    async def rotate_root(self) -> None:
+        """Begin to replace the swarm's root. Raises Conflict, InvalidArgument as `ca.rotation.begun`."""
+        await self._leader.execute(ops.RotateRoot())
+
+    async def root_rotation(self) -> tuple[Cluster, list[Node]]:
+        """The cluster, and the nodes that a replacement of its root waits for."""
+        cluster = await self.get_cluster()
+        return cluster, waiting_for(cluster, self._store.view().all(Node))
 
     # --- nodes --------------------------------------------------------------------------------------------------
 

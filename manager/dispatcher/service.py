@@ -35,6 +35,7 @@ from api.types.dispatch import (
 )
 from api.types.objects import Node, NodeDescription, NodeState, NodeStatus
 from base.clock import NS
+from ca.rotation import trusted
 from manager.dispatcher.draining import POLL_S, Draining
 from manager.dispatcher.liveness import DEFAULT_PERIOD_NS, Liveness
 from manager.dispatcher.networks import NetworkTruth
@@ -251,7 +252,7 @@ class Dispatcher:
             session_id=session.id,
             managers=managers_of(view),
             role=role_now(node) if node is not None else "worker",
-            root_ca_pem=cluster.root_ca.certificate_pem if cluster is not None else b"",
+            root_ca_pem=trusted(cluster) if cluster is not None else b"",
             heartbeat_period_ns=self._period_ns(),
         )
 

@@ -166,6 +166,43 @@ def test_a_manager_that_moves_is_found_at_its_new_address(three: Lab) -> None:
     until(lambda: settled(three, 4), timeout_s=30, what="a sound swarm at the old address")
 
 
+def root_ca(lab: Lab, host: str, command: str) -> str:
+    done = lab.run(host, str(VENV_BIN / "shoald"), "ca", command)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_root_is_replaced_while_a_worker_is_off_and_the_leader_dies(three: Lab) -> None:
+    """Step by step (ca/rotation.py), and nobody is shut out at any of them."""
+    first = leader(three, "m1")
+    assert first is not None
+    others = [name for name in MANAGERS if name != first]
+    old = cli(three).ok("swarm", "join-token", "-q", "worker").split("-")[2]
+    three.kill("w1")
+    assert old in root_ca(three, others[0], "rotate")
+    until(
+        lambda: "certificate: w1\n" in root_ca(three, others[1], "status"), timeout_s=20, what="all but one to follow"
+    )
+    three.kill(first)
+    until(lambda: leader(three, others[0]) in others, timeout_s=10, what="another leader")
+    assert label(cli(three, others[1]), "between two roots")
+    three.start("w1")
+    until(lambda: "no rotation" in root_ca(three, others[0], "status"), timeout_s=20, what="the rotation to end")
+    # The one that was off at the end knows the end only now.
+    three.start(first)
+    until(lambda: settled(three, 4), timeout_s=30, what="a sound swarm")
+    new = cli(three).ok("swarm", "join-token", "-q", "worker").split("-")[2]
+    assert new != old
+
+    def one_root(host: str) -> bool:
+        path = "/var/lib/shoal/swarm/certificates/swarm-root-ca.crt"
+        return three.run(host, "cat", path).stdout.count("BEGIN CERTIFICATE") == 1
+
+    for name in (*MANAGERS, "w1"):
+        until(lambda n=name: one_root(n), timeout_s=10, what="the old root to be forgotten")  # type: ignore[misc]
+    assert label(cli(three, first), "after it")
+
+
 def test_a_backup_of_a_live_manager_becomes_a_swarm_elsewhere(three: Lab) -> None:
     assert label(cli(three), "saved")
     three.run("m2", "sh", "-c", "echo a long enough passphrase > /var/lib/pass")

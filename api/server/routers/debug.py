@@ -1,4 +1,4 @@
-"""Operators' endpoints, no part of Docker's API: what `shoald debug` asks a running daemon."""
+"""Operators' endpoints, no part of Docker's API: what `shoald debug` and `shoald ca` ask a running daemon."""
 
 from __future__ import annotations
 
@@ -38,10 +38,24 @@ class ServiceMoves(Api, kw_only=True):
     moves: list[TaskMove]
 
 
+class RootCaStatus(Api, kw_only=True):
+    """How the replacement of the swarm's root stands."""
+
+    digest: str
+    """Of the root that tokens name."""
+    rotating: bool
+    waiting_for: list[str]
+    """Nodes that have no certificate of the new root yet, by host name (or id)."""
+
+
 class DebugBackend(Protocol):
     async def network_check(self) -> NetworkCheck: ...
 
     async def rebalance(self) -> list[ServiceMoves]: ...
+
+    async def root_ca(self) -> RootCaStatus: ...
+
+    async def rotate_root_ca(self) -> None: ...
 
 
 def routes(backend: DebugBackend) -> list[Route]:
@@ -53,7 +67,16 @@ def routes(backend: DebugBackend) -> list[Route]:
     async def rebalance(request: web.Request) -> web.StreamResponse:
         return reply(request, await backend.rebalance())
 
+    async def root_ca(request: web.Request) -> web.StreamResponse:
+        return reply(request, await backend.root_ca())
+
+    async def rotate_root_ca(request: web.Request) -> web.StreamResponse:
+        await backend.rotate_root_ca()
+        return reply(request, await backend.root_ca())
+
     return [
+        Route("POST", "/debug/root-ca", root_ca),
+        Route("POST", "/debug/rotate-root-ca", rotate_root_ca),
         Route("POST", "/debug/network-check", network_check),
         Route("POST", "/debug/rebalance", rebalance),
     ]

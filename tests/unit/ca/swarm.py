@@ -51,6 +51,7 @@ class Manager:
     def __init__(self) -> None:
         self._cluster = new_cluster()
         self.nodes: dict[str, Node] = {}
+        self.late: list[Node] = []
         self.identity = new_identity(self._cluster)
         self.tls = ServerTls(self.identity, Authorities.of(self._cluster, CLOCK.now_ns()), CLOCK)
         self.addr = ""
@@ -61,6 +62,11 @@ class Manager:
 
     def node(self, node_id: str) -> Node | None:
         return self.nodes.get(node_id)
+
+    async def catch_up(self) -> None:
+        """What this one knows is all there is, but for `late`, which it hears of now."""
+        self.nodes |= {node.id: node for node in self.late}
+        self.late.clear()
 
     async def register(self, node_id: str, role: str, certificate_pem: bytes) -> None:
         certificate = Certificate(role=role, certificate_pem=certificate_pem, state="issued")

@@ -98,9 +98,9 @@ def test_a_leaf_says_who_it_is_and_can_sign_nothing(role: str) -> None:
 def test_authorities_sign_leaves_only() -> None:
     token = parse_token(CLUSTER.join_tokens.worker)
     join = certs.join_authority(token.secret, token.digest, "worker", NOW)
-    for authority in (join, x509.load_pem_x509_certificate(ROOT.certificate_pem)):
+    for authority, below in ((join, 0), (x509.load_pem_x509_certificate(ROOT.certificate_pem), 1)):
         limits = authority.extensions.get_extension_for_class(x509.BasicConstraints)
-        assert (limits.critical, limits.value.ca, limits.value.path_length) == (True, True, 0)
+        assert (limits.critical, limits.value.ca, limits.value.path_length) == (True, True, below)
 
 
 def test_a_life_under_an_hour_is_refused() -> None:

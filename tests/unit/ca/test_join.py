@@ -224,6 +224,14 @@ async def test_a_removed_node_is_refused() -> None:
             await renew(addr, identity)
 
 
+async def test_a_node_that_joined_through_another_manager_just_now_is_known() -> None:
+    manager = Manager()
+    async with manager.serving() as addr:
+        identity = new_identity(manager.cluster(), "worker")
+        manager.late.append(Node(id=identity.node_id, spec=NodeSpec(role="worker"), role="worker"))
+        assert (await renew(addr, identity)).node_id == identity.node_id
+
+
 async def test_a_node_that_the_store_does_not_know_is_refused() -> None:
     manager = Manager()
     async with manager.serving() as addr:
