@@ -36,7 +36,8 @@ def config(**changes: Any) -> dict[str, Any]:
         "Mounts": [
             {"Name": f"m{number}", "Type": "bind", "Source": place, "Destination": place, "Options": ["rbind", "ro"]}
             for number, place in enumerate(kept)
-        ],
+        ]
+        + [{"Name": "scratch", "Type": "tmpfs", "Source": None, "Destination": "/scratch", "Options": None}],
         "Env": [
             {"Name": "FAIL", "Description": "end at once", "Settable": ["value"], "Value": ""},
             {"Name": "FIXED", "Settable": None, "Value": "1"},

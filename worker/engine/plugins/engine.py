@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 DISK_THREADS = 2
+RESTORE_S = 15.0
+"""How long a start of the daemon waits for its plugins."""
 READY_S = 10.0
 """How long who needs a plugin waits while it is started again."""
 
@@ -78,25 +80,32 @@ class Plugins:
     # --- life -------------------------------------------------------------------------------------------------------
 
     async def start_up(self) -> None:
-        """Read the records and make them true. Returns when what is enabled runs, or has failed once."""
+        """Read the records and make them true. Returns when what is enabled runs or has failed once, or after a while:
+        a plugin that hangs does not keep the engine from its other work."""
         await self._records.open()
         await self._artifacts.start_up()
         for record in (await self._records.all(TABLE, PluginRecord)).values():
+            self._plugins[record.full_name] = record
             try:
                 self._configs[record.full_name] = await self._artifacts.config(record.artifact)
-            except ShoalError as error:
-                log.error("plugin dropped: its artifact is damaged plugin=%s error=%s", record.full_name, error)
-                continue
-            self._plugins[record.full_name] = record
+            except (ShoalError, OSError) as error:
+                log.error("plugin is damaged: remove it plugin=%s error=%s", record.full_name, error)
+                self._configs[record.full_name] = PluginConfig()
         await self._sweep()
-        async with asyncio.TaskGroup() as group:
-            for record in self._plugins.values():
-                if record.enabled:
-                    group.create_task(self._restore(record), name=f"restore plugin {record.full_name}")
+        enabled = [record for record in self._plugins.values() if record.enabled]
+        restores = [self._owner.spawn(self._restore(record), name=f"restore {record.full_name}") for record in enabled]
+        if restores:
+            await asyncio.wait(restores, timeout=RESTORE_S)
 
     async def _restore(self, record: PluginRecord) -> None:
-        instance = self._instances[record.full_name] = await self._instance(record)
-        await instance.adopt()
+        async with self._locks.of(record.full_name):
+            try:
+                instance = await self._instance(record)
+            except ShoalError as error:
+                log.error("plugin can't run plugin=%s error=%s", record.full_name, error)
+                return
+            self._instances[record.full_name] = instance
+            await instance.adopt()
 
     async def _sweep(self) -> None:
         """What a crash left: processes of plugins that shall not run, directories and artifacts that nobody needs."""
@@ -159,7 +168,8 @@ class Plugins:
         """
         reference = _parse(name)
         async with self._locks.of(_full_name(reference)):
-            self._check_free(reference)
+            if _full_name(reference) in self._plugins:
+                raise Internal(f"plugin {_full_name(reference)} already exists")
             try:
                 with self._artifacts.arrival():
                     artifact = await self._artifacts.pull(reference.tagged(), auth)
@@ -170,13 +180,14 @@ class Plugins:
         return privileges(self._configs[record.full_name])
 
     async def create(self, name: str, body: AsyncIterator[bytes]) -> None:
-        """Make a plugin of an archive with `config.json` and `rootfs/`; it is disabled. Raises InvalidArgument, and
-        as `pull`."""
+        """Make a plugin of an archive with `config.json` and `rootfs/`; it is disabled. Raises Conflict when it
+        exists, InvalidArgument."""
         reference = _parse(name)
         if reference.digest:
             raise InvalidArgument("a plugin can't be created with a digest for its name")
         async with self._locks.of(_full_name(reference)):
-            self._check_free(reference)
+            if _full_name(reference) in self._plugins:
+                raise Conflict(f"plugin {_full_name(reference)} already exists")
             try:
                 with self._artifacts.arrival():
                     artifact = await self._artifacts.make(body)
@@ -184,10 +195,6 @@ class Plugins:
             finally:
                 await self._collect()
         self._publish("create", record)
-
-    def _check_free(self, reference: Reference) -> None:
-        if _full_name(reference) in self._plugins:
-            raise Internal(f'plugin "{_full_name(reference)}" already exists')
 
     async def _install(self, reference: Reference, artifact: str) -> PluginRecord:
         config = await self._artifacts.config(artifact)
@@ -238,10 +245,13 @@ class Plugins:
         async with self._locks.of(self._get(name).full_name):
             record = self._get(name)
             if record.enabled:
-                raise Internal(f"plugin {record.full_name} is already enabled")
+                raise Internal(f"plugin already enabled: plugin {record.full_name} is enabled")
             check_supported(record.full_name, self._configs[record.full_name])
             instance = await self._instance(record)
-            await instance.begin()
+            try:
+                await instance.begin()
+            except (ShoalError, OSError) as error:
+                raise Internal(f"plugin {record.full_name} can't be started: {error}") from error
             try:
                 await self._save(replace(record, enabled=True))
             except BaseException:
@@ -256,14 +266,16 @@ class Plugins:
         async with self._locks.of(self._get(name).full_name):
             record = self._get(name)
             if not record.enabled:
-                raise Internal(f"plugin {record.full_name} is already disabled")
+                raise Internal(f"plugin is already disabled: plugin {record.full_name} found but disabled")
             self._check_unused(record, force=force)
             await self._disable(record)
         self._publish("disable", record)
 
     async def _disable(self, record: PluginRecord) -> None:
         await self._save(replace(record, enabled=False))
-        await self._instances.pop(record.full_name).end()
+        instance = self._instances.pop(record.full_name, None)
+        if instance is not None:  # there is none of a damaged plugin
+            await instance.end()
 
     async def remove(self, name: str, *, force: bool = False) -> None:
         """Everything of it goes. Raises NotFound, Internal while it is enabled (v1.24 has 500 for that), Conflict
@@ -271,7 +283,7 @@ class Plugins:
         async with self._locks.of(self._get(name).full_name):
             record = self._get(name)
             if record.enabled and not force:
-                raise Internal(f"plugin {record.full_name} is active: disable it before it is removed")
+                raise Internal(f"plugin {record.full_name} is enabled: disable it first")
             self._check_unused(record, force=force)
             if record.enabled:
                 await self._disable(record)
@@ -345,7 +357,7 @@ class Plugins:
     async def ready(self, text: str) -> None:
         """Wait a while for a plugin that is being started again."""
         instance = self._instances.get(self.driver_name(text))
-        if instance is not None:
+        if instance is not None and not instance.failed:
             try:
                 async with asyncio.timeout(READY_S):
                     await instance.ready.wait()

@@ -71,6 +71,8 @@ class Instance:
         self._process: Process | None = None
         self.ready = asyncio.Event()
         """Somebody listens on the socket."""
+        self.failed = False
+        """The last try to start it again was in vain."""
 
     @property
     def socket(self) -> Path:
@@ -79,7 +81,7 @@ class Instance:
     async def begin(self) -> None:
         """Start it. Raises ShoalError with the reason; nothing is left then."""
         if len(str(self.socket).encode()) > SOCKET_PATH_MAX:
-            raise Internal(f"plugin {self._record.full_name}: {self.socket} is too long a path for a socket")
+            raise Internal(f"{self.socket} is too long a path for a socket")
         try:
             await self._prepare()
             self._process = await self._run()
@@ -147,7 +149,7 @@ class Instance:
 
     async def _listening(self, process: Process) -> None:
         """Wait until the socket takes connections. Raises Internal when the process ends before, or takes too long."""
-        name = self._record.full_name
+        socket = self._config.interface.socket
         ended = self._owner.spawn(process.wait(), name=f"end of {self._record.id[:12]}")
         try:
             async with asyncio.timeout(LISTEN_S):
@@ -156,13 +158,11 @@ class Instance:
                     if ended.done():
                         said = await self._disk.run(_last_words, self._place.log)
                         raise Internal(
-                            f"plugin {name} ended with code {ended.result().code} before it listened on "
-                            f"{self._config.interface.socket}{f': {said}' if said else ''}"
+                            f"it ended with code {ended.result().code} before it listened on {socket}"
+                            f"{f': {said}' if said else ''}"
                         )
         except TimeoutError:
-            raise Internal(
-                f"plugin {name} does not listen on {self._config.interface.socket} after {LISTEN_S:g} s"
-            ) from None
+            raise Internal(f"it does not listen on {socket} after {LISTEN_S:g} s") from None
         finally:
             ended.cancel()
         self.ready.set()
@@ -200,7 +200,9 @@ class Instance:
         try:
             await self._prepare()
             self._process = await self._run()
+            self.failed = False
         except (ShoalError, OSError) as error:
+            self.failed = True
             log.error("plugin does not start plugin=%s error=%s", self._record.full_name, error)
 
     async def _stop(self) -> None:

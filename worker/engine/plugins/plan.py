@@ -121,8 +121,7 @@ def _mounts(record: PluginRecord, config: PluginConfig, place: Place) -> list[sp
         kind = mount.type or "bind"
         if kind == "bind" and not (mount.source or "").startswith("/"):
             raise InvalidArgument(
-                f"plugin {record.full_name}: mount {mount.name or mount.destination!r}: the source "
-                f"{mount.source or ''!r} is not an absolute path"
+                f"mount {mount.name or mount.destination!r}: the source {mount.source or ''!r} is not an absolute path"
             )
         mounts.append(spec.Mount(mount.destination, mount.source or "", kind, tuple(mount.options or ())))
     return mounts
