@@ -24,6 +24,7 @@ from tests.integration.containerlab import Bench, collect, output
 from worker.engine.logs.reader import read_logs
 from worker.engine.parts import ProcessIO
 from worker.engine.runtime import frames, spec
+from worker.engine.runtime.monitor import MAX_SPILL
 
 pytestmark = pytest.mark.root
 
@@ -305,20 +306,37 @@ async def test_a_paused_container_stands_still_and_can_be_killed(bench: Bench) -
         await bench.runtime.delete(other)
 
 
-async def test_several_attachers_see_the_same_and_a_stalled_one_is_cut_off(bench: Bench) -> None:
-    size = 8_000_000
-    cid, process = await bench.create(["sh", "-c", f"yes 0123456789 | head -c {size}; echo done"])
+@pytest.mark.parametrize("size", [8_000_000, *([30_000_000] if os.environ.get("SHOAL_LONG") else [])])
+async def test_several_attachers_see_the_same_and_a_stalled_one_holds_nobody(bench: Bench, size: int) -> None:
+    cid, process = await bench.create(["sh", "-c", f"yes {'0123456789' * 200} | head -c {size}; echo done"])
     stalled = socket.socket(socket.AF_UNIX)
     stalled.connect(str(bench.directory / "run/m" / cid[:12] / "sock"))
     stalled.sendall(frames.frame(frames.ATTACH))
     first, second = await process.attach(), await process.attach()
     await bench.runtime.start(cid)
     one, two = await asyncio.gather(collect(first), collect(second))
+    exited = await process.wait()
+    kept = 0
+    with stalled:
+        stalled.settimeout(10)
+        while data := stalled.recv(1 << 20):
+            kept += len(data)
+    assert (kept > size) is (size < MAX_SPILL), "what it did not take is kept for it, but not without end"
     assert len(one[1]) == size + len("done\n")
     assert one == two
-    assert (await process.wait()).code == 0
+    assert exited.code == 0
     assert sum([len(line.data) async for some in read_logs(bench.log(cid)) for line in some]) == size + len("done\n")
-    stalled.close()
+    await bench.runtime.delete(cid)
+
+
+async def test_a_stalled_attacher_does_not_delay_the_news_of_an_exit(bench: Bench) -> None:
+    cid, process = await bench.create(["sh", "-c", "head -c 2000000 /dev/zero; exit 3"])
+    with socket.socket(socket.AF_UNIX) as stalled:
+        stalled.connect(str(bench.directory / "run/m" / cid[:12] / "sock"))
+        stalled.sendall(frames.frame(frames.ATTACH))
+        await bench.runtime.start(cid)
+        async with asyncio.timeout(3):
+            assert (await process.wait()).code == 3
     await bench.runtime.delete(cid)
 
 

@@ -288,6 +288,26 @@ def test_verbs(api: Api) -> None:
     assert api("DELETE", "/containers/db", link=1).status == 400
 
 
+@pytest.mark.promise("containers.attach.query.logs", "containers.attach.query.stream")
+@pytest.mark.parametrize("tty", [False, True])
+def test_log_and_stream_join_without_gap_or_repeat(api: Api, tty: bool) -> None:
+    """A writer that never pauses, and lines that are half written when the client comes."""
+    script = "n=0; while true; do n=$((n+1)); printf $n; [ $((n % 7)) = 0 ] && sleep 0.01; echo ,; done"
+    api.run("one", "sh", "-c", script, Tty=tty, host={"LogConfig": {"Config": {"max-size": "1m", "max-file": "9"}}})
+    ready(api, "one", b"50,")
+    for _ in range(8):
+        query = {"logs": 1, "stream": 1, "stdout": 1, "stderr": 1}
+        with api.taken("POST", "/containers/one/attach", head=UPGRADE, **query) as stream:
+            seen = bytearray()
+            ended = time.monotonic() + 0.3
+            while time.monotonic() < ended:
+                head = b"" if tty else stream.read(8)
+                seen += stream.read(1 if tty else int.from_bytes(head[4:], "big"))
+        found = seen.decode().replace("\r", "").split(",\n")[:-1]
+        assert found == [str(number) for number in range(1, len(found) + 1)]
+        assert len(found) > 50
+
+
 EVENT = "misc.events.response."
 CONTAINER = ("attach", "create", "destroy", "detach", "die", "exec_create", "exec_detach", "exec_start", "export")
 CONTAINER += ("health_status", "kill", "pause", "rename", "resize", "restart", "start", "stop", "top", "unpause")

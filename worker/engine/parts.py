@@ -70,10 +70,24 @@ class Exit:
     error: str = ""
 
 
+@dataclass(frozen=True)
+class LogEnd:
+    """Where a log ended at some moment."""
+
+    inode: int
+    """The file that was written then; 0 if there was none."""
+    size: int
+    rests: Mapping[int, bytes] = field(default_factory=dict)
+    """By stream: the beginning of a line that was not in the file yet."""
+
+
 class Stream(Protocol):
     """One attacher of a process. What a slow one has not taken waits in a bounded buffer; when that is full the
-    process is held back, so that nothing is lost (`docker run ... | gzip`). One that takes nothing at all for the stall
-    time (runtime.monitor) is cut off, so that it can't hold the process and the other attachers for longer."""
+    process is held back, so that nothing is lost (`docker run ... | gzip`). One that takes nothing at all holds nobody
+    back (runtime.monitor: HOLD_SECONDS): more is kept for it, and when that is full, too, it is soon cut off."""
+
+    log_end: LogEnd | None
+    """What was in the log when this attacher began: everything after comes by it. None without a log."""
 
     def __aiter__(self) -> AsyncIterator[tuple[int, bytes]]:
         """(STDOUT or STDERR, data) until the process ends or the stream is closed. With a tty all is STDOUT."""

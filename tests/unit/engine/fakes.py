@@ -15,6 +15,7 @@ from worker.engine.parts import (
     ContainerPlan,
     Exit,
     ImageView,
+    LogEnd,
     NetworkRequest,
     ProcessIO,
     Sandbox,
@@ -44,6 +45,7 @@ class FakeStream:
         self.process = process
         self.output: asyncio.Queue[bytes | None] = asyncio.Queue()
         self.closed = False
+        self.log_end: LogEnd | None = None
 
     async def __aiter__(self) -> AsyncIterator[tuple[int, bytes]]:
         while (data := await self.output.get()) is not None:

@@ -6,6 +6,7 @@ A client may attach before the process exists: `docker run` does. It is connecte
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 from api.errors import Conflict, InvalidArgument, ShoalError
@@ -16,15 +17,23 @@ from worker.engine.containers.logs import Logs
 from worker.engine.containers.pump import Connection, Wiring, pump
 from worker.engine.containers.states import Status
 from worker.engine.containers.store import Container
-from worker.engine.parts import Stream
+from worker.engine.parts import LogEnd, Stream
 
 
 class AttachSession:
     """One client that is about to be attached: `run` it, or `close` it."""
 
     def __init__(
-        self, kit: Kit, logs: Logs, container: Container, options: AttachOptions, future: asyncio.Future[Stream] | None
+        self,
+        kit: Kit,
+        logs: Logs,
+        container: Container,
+        options: AttachOptions,
+        future: asyncio.Future[Stream] | None,
+        quiet: LogEnd | None = None,
     ) -> None:
+        """`quiet`: where the log ends while no process writes it."""
+        self._quiet = quiet
         self._kit = kit
         self._logs = logs
         self._container = container
@@ -59,10 +68,13 @@ class AttachSession:
             await connection.close()
 
     async def _replay(self, connection: Connection) -> None:
-        options = LogOptions(
-            stdout=self._options.stdout, stderr=self._options.stderr, until_ns=self._kit.clock.now_ns()
-        )
-        async for data in self._logs.frames(self._container, options, raw=self._options.raw):
+        """What the log has up to where the stream begins: no byte is missing between them, none comes twice. The whole
+        log if no stream follows."""
+        options = LogOptions(stdout=self._options.stdout, stderr=self._options.stderr)
+        end, future = self._quiet, self._future
+        if future is not None and future.done() and future.exception() is None and self._quiet is None:
+            end = future.result().log_end
+        async for data in self._logs.frames(self._container, options, raw=self._options.raw, end=end):
             await connection.write(data)
 
     async def _stream(self, connection: Connection) -> Stream | None:
@@ -100,14 +112,16 @@ class Attacher:
         if not (options.logs or options.stream):
             raise InvalidArgument("Either the stream or logs parameter (or both) must be true")
         future: asyncio.Future[Stream] | None = None
+        quiet: LogEnd | None = None
         if options.stream:
             future = asyncio.get_running_loop().create_future()
             if container.process is not None:
                 await self._attach_now(container, future)
             else:
+                quiet = _end_of(self._kit.layout.log(container.id))
                 container.pending.append(future)
         self._kit.events.publish("container", "attach", container.id, container.attributes())
-        return AttachSession(self._kit, self._logs, container, options, future)
+        return AttachSession(self._kit, self._logs, container, options, future, quiet)
 
     async def _attach_now(self, container: Container, future: asyncio.Future[Stream]) -> None:
         assert container.process is not None
@@ -116,3 +130,12 @@ class Attacher:
         except Conflict as error:  # it ended this moment: an empty stream, after its log if that was asked for
             future.set_exception(error)
             future.exception()
+
+
+def _end_of(log: Path) -> LogEnd:
+    """Where a log ends that nobody writes."""
+    try:
+        found = log.stat()
+    except FileNotFoundError:
+        return LogEnd(0, 0)
+    return LogEnd(found.st_ino, found.st_size)

@@ -16,7 +16,7 @@ from worker.engine.containers.store import Container
 from worker.engine.logs.drivers.about import chosen
 from worker.engine.logs.drivers.options import readable
 from worker.engine.logs.reader import LogLine, read_logs
-from worker.engine.parts import STDERR, STDOUT
+from worker.engine.parts import STDERR, STDOUT, LogEnd
 
 
 class Logs:
@@ -30,8 +30,11 @@ class Logs:
             raise NotSupported("configured logging driver does not support reading")
         return self.frames(container, options)
 
-    async def frames(self, container: Container, options: LogOptions, *, raw: bool = False) -> AsyncIterator[bytes]:
-        """Like `open`; a container without a log gives nothing. `raw` is without frames even without a terminal."""
+    async def frames(
+        self, container: Container, options: LogOptions, *, raw: bool = False, end: LogEnd | None = None
+    ) -> AsyncIterator[bytes]:
+        """Like `open`; a container without a log gives nothing. `raw` is without frames even without a terminal. `end`:
+        no more than was there at that moment, lines that were still being written included."""
         if not readable(container.record.host_config.log_config):
             return
         raw = raw or container.record.config.tty
@@ -44,6 +47,7 @@ class Logs:
             streams=[name for name, shown in (("stdout", options.stdout), ("stderr", options.stderr)) if shown],
             ended=container.run_ended,
             pool=self._kit.disk,
+            end=(end.inode, end.size) if end is not None else None,
         )
         details = details_of(container.record) if options.details else ""
         plain = not (options.timestamps or options.details)
@@ -55,6 +59,9 @@ class Logs:
                 data = b"".join(frame(STDERR if line.stream == "stderr" else STDOUT, line.data) for line in dressed)
             if data:
                 yield data
+        for stream, rest in (end.rests if end is not None else {}).items():
+            if rest and (options.stdout if stream == STDOUT else options.stderr):
+                yield rest if raw else frame(stream, rest)
 
 
 def details_of(record: ContainerRecord) -> str:

@@ -7,9 +7,11 @@ a newline; a part never breaks a UTF-8 character.
 
 from __future__ import annotations
 
+import base64
 import json.encoder
 import os
 import time
+from typing import Any
 
 PART_BYTES = 16 * 1024
 _encode = json.encoder.encode_basestring
@@ -50,6 +52,12 @@ class JsonFileLog:
         self._rest[stream] = rest
         if parts:
             self._put(stream, parts)
+
+    def place(self) -> dict[str, Any]:
+        """Where the log ends now, for who wants all before and nothing after: the present file's inode and size, and
+        per stream what waits for the rest of its line (in base64, for JSON)."""
+        rests = {str(stream): base64.b64encode(rest).decode() for stream, rest in self._rest.items()}
+        return {"inode": os.fstat(self._fd).st_ino, "size": self._size, "rests": rests}
 
     def close(self) -> None:
         """Write what is left without a newline, and close."""

@@ -93,6 +93,7 @@ async def read_logs(
     streams: Sequence[str] = ("stdout", "stderr"),
     ended: asyncio.Event | None = None,
     pool: Pool | None = None,
+    end: tuple[int, int] | None = None,
 ) -> AsyncIterator[list[LogLine]]:
     """The entries of the log at `path`, oldest first, in lists of many: a log is read at the pace of its lists.
 
@@ -103,8 +104,9 @@ async def read_logs(
         tail: only the last this many entries of what `since_ns` and `streams` leave; -1 for all. What follows is not
             counted.
         pool: whose threads read; None reads in line (small logs, tests).
+        end: (inode, size) of the file where to stop, and how much of it to read.
     """
-    reader = LogReader(path)
+    reader = LogReader(path, end)
 
     async def piece() -> list[LogLine]:
         return await pool.run(reader.read) if pool is not None else reader.read()
@@ -171,8 +173,10 @@ class Cursor(msgspec.Struct, frozen=True):
 class LogReader:
     """Walks from the oldest rotated file to the present one and on. Not for two threads at once."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, end: tuple[int, int] | None = None) -> None:
+        """`end`: (inode, size) of the last file to read, and how much of it."""
         self._path = path
+        self._end = end
         self._fd = -1
         self._rest = b""
 
@@ -181,12 +185,22 @@ class LogReader:
         while True:
             if self._fd < 0 and not self._open_first():
                 return []
-            data = os.read(self._fd, CHUNK)
+            data = os.read(self._fd, self._allowed())
             if data:
                 if lines := self._split(data):
                     return lines
-            elif not self._open_next():
+            elif self._at_end() or not self._open_next():
                 return []
+
+    def _at_end(self) -> bool:
+        """In the last file that is wanted."""
+        return self._end is not None and os.fstat(self._fd).st_ino == self._end[0]
+
+    def _allowed(self) -> int:
+        """How many bytes the next piece may have."""
+        if self._end is None or not self._at_end():
+            return CHUNK
+        return max(0, min(CHUNK, self._end[1] - os.lseek(self._fd, 0, os.SEEK_CUR)))
 
     def cursor(self) -> Cursor | None:
         """After the last entry that `read` gave; None before the first file was there."""
@@ -251,6 +265,8 @@ class LogReader:
     def _open_first(self) -> bool:
         """The oldest file there is."""
         while found := self._present(held=None):
+            if self._end is not None and self._end[0] not in (inode for _, inode in found):
+                return False  # all that was wanted has been rotated away
             if self._open(*found[-1]):
                 return True
         return False

@@ -19,7 +19,8 @@ STDIN, STDOUT, STDERR = 0, 1, 2
 ATTACH, CONTROL, CLOSE_STDIN, DETACH, RESIZE, START = 10, 11, 12, 13, 14, 15
 # from the monitor
 READY, FAILED, ENDED, STARTED, EXIT, LISTENING = 20, 21, 22, 23, 24, 25
-"""READY: JSON {"pid": N}. FAILED: text. ENDED: nothing. STARTED: error text, empty if it went well.
+"""READY: JSON {"pid": N, "log": where it ends now, for attachers (jsonfile.place)}.
+FAILED: text. ENDED: nothing. STARTED: error text, empty if it went well.
 EXIT: JSON {"code", "at_ns", "oom", "error"}, the last frame of a connection. LISTENING: to the first control
 connection, when attachers can connect."""
 

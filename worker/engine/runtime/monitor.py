@@ -30,8 +30,12 @@ from worker.engine.runtime.cgroups import Oom
 READ_BYTES = 64 * 1024
 MAX_LAG = 1024 * 1024
 """What may wait for one attacher; at this the monitor stops reading the process until the attacher has taken some."""
+HOLD_SECONDS = 0.5
+"""An attacher that takes nothing for so long no longer holds the process back: what it misses is kept for it, up to
+MAX_SPILL."""
+MAX_SPILL = 16 * 1024 * 1024
 STALL_SECONDS = 5.0
-"""An attacher that lags this much and takes nothing for so long is cut off."""
+"""An attacher for which MAX_SPILL is kept and that still takes nothing is cut off after so long."""
 MAX_STDIN = 256 * 1024
 DRAIN_SECONDS = 1.0
 """How long output is awaited after the process ended, when something else still holds its pipes."""
@@ -128,7 +132,7 @@ class Monitor:
         self._cut_off_stalled()
 
     def _timeout(self) -> float:
-        if self._exit is not None or self._retry_at:
+        if self._exit is not None or self._retry_at or not self._reading:
             return RETRY_SECONDS
         return 0.5 if any(connection.lag for connection in self._connections.values()) else -1.0
 
@@ -217,8 +221,8 @@ class Monitor:
             del self._children[self._pid]
             self._ended(self._unclaimed.pop(self._pid))
 
-    def _ready(self) -> bytes:
-        return json.dumps({"pid": self._pid}).encode()
+    def _ready(self, log: dict[str, Any] | None = None) -> bytes:
+        return json.dumps({"pid": self._pid, "log": log}).encode()
 
     def _fail(self, message: str) -> None:
         self._failure = message
@@ -305,9 +309,14 @@ class Monitor:
         os.close(fd)
 
     def _pace(self) -> None:
-        """Stop reading the process while an attacher lags too much, so that a slow one loses nothing."""
-        lag = max((connection.lag for connection in self._connections.values()), default=0)
-        reading = lag < MAX_LAG if self._reading else lag < MAX_LAG // 2
+        """Stop reading the process while an attacher lags too much, so that a slow one loses nothing. One that takes
+        nothing does so only when much is kept for it, and when the process has ended nobody does: what it left in its
+        pipes is little."""
+        most = MAX_LAG if self._reading else MAX_LAG // 2
+        reading = self._exit is not None or not any(
+            each.lag >= (most if each.stalled_for() < HOLD_SECONDS else MAX_SPILL)
+            for each in self._connections.values()
+        )
         if reading == self._reading:
             return
         self._reading = reading
@@ -324,8 +333,10 @@ class Monitor:
 
     def _cut_off_stalled(self) -> None:
         for connection in list(self._connections.values()):
-            if connection.lag >= MAX_LAG // 2 and connection.stalled_for() > STALL_SECONDS:
+            if connection.lag >= MAX_SPILL and connection.stalled_for() > STALL_SECONDS:
                 self._hang_up(connection)
+        if not self._reading:
+            self._pace()
 
     # --- connections ---------------------------------------------------------------------------------------------
 
@@ -385,7 +396,8 @@ class Monitor:
         if self._exit is not None:
             self._send(connection, frames.ENDED)
         elif self._pid or role == frames.ATTACH:
-            self._send(connection, frames.READY, self._ready())
+            log = self._log.place() if self._log is not None and role == frames.ATTACH else None
+            self._send(connection, frames.READY, self._ready(log))
         if self._waiting and role == frames.ATTACH:
             self._waiting = False
             self._create()
@@ -476,6 +488,7 @@ class Monitor:
             "error": "",
         }
         self._drain_until = time.monotonic() + DRAIN_SECONDS
+        self._pace()
         if self._master < 0:
             self._forget_stdin()
 
@@ -485,8 +498,6 @@ class Monitor:
             return False
         if not self._outputs:
             return True
-        if not self._reading:
-            self._drain_until = time.monotonic() + DRAIN_SECONDS
         return time.monotonic() > self._drain_until
 
     def _report_exit(self) -> None:

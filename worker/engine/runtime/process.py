@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import signal as signals
@@ -10,10 +11,10 @@ import socket
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from api.errors import Conflict, Internal, NotFound
-from worker.engine.parts import Exit
+from worker.engine.parts import Exit, LogEnd
 from worker.engine.runtime import frames
 
 _T = TypeVar("_T")
@@ -196,6 +197,7 @@ class MonitorStream(asyncio.Protocol):
 
     def __init__(self) -> None:
         loop = asyncio.get_running_loop()
+        self.log_end: LogEnd | None = None
         self._parser = frames.Parser()
         self._transport: asyncio.Transport | None = None
         self._ready: asyncio.Future[bool] = loop.create_future()
@@ -220,6 +222,7 @@ class MonitorStream(asyncio.Protocol):
                 self._output.append((kind, payload))
                 self._held += len(payload)
             elif kind == frames.READY:
+                self.log_end = _log_end(json.loads(payload).get("log"))
                 _resolve(self._ready, True)
             elif kind == frames.ENDED:
                 _resolve(self._ready, False)
@@ -304,6 +307,13 @@ async def connect(
     else:
         await loop.create_unix_connection(lambda: process, str(directory / "sock"))
     return process
+
+
+def _log_end(told: dict[str, Any] | None) -> LogEnd | None:
+    if told is None:
+        return None
+    rests = {int(stream): base64.b64decode(rest) for stream, rest in told["rests"].items()}
+    return LogEnd(told["inode"], told["size"], rests)
 
 
 def parse_exit(content: bytes) -> Exit:
