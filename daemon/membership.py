@@ -44,9 +44,10 @@ log = logging.getLogger(__name__)
 
 LEAVE_S = 10.0
 """How long a manager that leaves tries to tell the others."""
-LAST_MANAGER = (
-    "You are attempting to leave the swarm on a node that is participating as a manager. "
-    "{}The only way to restore a swarm that has lost consensus is to reinitialize it with `--force-new-cluster`. "
+IS_MANAGER = "You are attempting to leave the swarm on a node that is participating as a manager. "
+LAST_MANAGER = "Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message."
+ONE_OF_MANAGERS = (
+    "The only way to restore a swarm that has lost consensus is to reinitialize it with `--force-new-cluster`. "
     "Use `--force` to suppress this message."
 )
 
@@ -261,8 +262,7 @@ class Membership:
     async def _leave_as_manager(self, member: SwarmMember, *, force: bool) -> None:
         others = [addr for _, addr in member.remote_managers() if addr != member.state.advertise_addr]
         if not force:
-            advice = "" if others else "Removing the last manager erases all current state of a swarm. "
-            raise Unavailable(LAST_MANAGER.format(advice))
+            raise Unavailable(IS_MANAGER + (ONE_OF_MANAGERS if others else LAST_MANAGER))
         if others and member.manager is not None:
             try:
                 async with asyncio.timeout(LEAVE_S):

@@ -189,6 +189,7 @@ def endpoint_spec_body(spec: EndpointSpec | None) -> SpecBody:
 def _port(port: PortConfig) -> SpecBody:
     body = _body(port)
     body["Protocol"] = port.protocol
+    body["PublishMode"] = port.publish_mode
     return body
 
 

@@ -125,6 +125,8 @@ class PortConfig(Spec, frozen=True, kw_only=True):
     protocol: str = "tcp"
     target_port: int = 0
     published_port: int = 0
+    publish_mode: str = "ingress"
+    """Came after API 1.24. Clients of today show only ports that say `ingress`; `host` is refused, not ignored."""
 
 
 class EndpointSpec(Spec, frozen=True, kw_only=True):

@@ -85,7 +85,7 @@ def check_unused(view: View, network: SwarmNetwork) -> None:
         raise Forbidden(f"{network.spec.name} is a pre-defined network and cannot be removed")
     for service in view.all(Service):
         if any(attachment.target == network.id for attachment in service.spec.task_template.networks):
-            raise Forbidden(f"network {network.spec.name} is in use by service {service.id}")
+            raise Forbidden(f"network {network.id} is in use by service {service.id}")
     for task in view.all(Task):
         wanted = task.desired_state <= TaskState.RUNNING and not task.status.state.terminal
         if wanted and any(place.network_id == network.id for place in task.networks):

@@ -38,7 +38,14 @@ CERT_EXPIRY_MIN_NS = 3600 * NS
 PREDEFINED_NETWORKS = frozenset({"bridge", "host", "none", "null", "default"})
 
 _NAME = re.compile(r"[a-zA-Z0-9](?:[-_]*[A-Za-z0-9]+)*")
-_IMAGE = re.compile(r"[a-z0-9A-Z][\w.\-/:]*(@[A-Za-z][A-Za-z0-9+.\-_]*:[0-9a-fA-F]{32,})?")
+_HOST = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
+_PART = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
+_IMAGE = re.compile(
+    # A first part is a registry only if it can't be anything else: it has a dot or a port, or is localhost.
+    rf"(?:(?:(?:localhost|{_HOST}(?:\.{_HOST})+)(?::[0-9]+)?|{_HOST}:[0-9]+)/)?{_PART}(?:/{_PART})*"
+    r"(?::\w[\w.-]{0,127})?(?:@[A-Za-z][A-Za-z0-9+.\-_]*:[0-9a-fA-F]{32,})?",
+    re.ASCII,
+)
 _LOG_DRIVERS = frozenset(
     {"", "json-file", "syslog", "journald", "gelf", "fluentd", "awslogs", "splunk", "etwlogs", "none"}
 )
@@ -104,10 +111,11 @@ def swarm_spec(spec: SwarmSpec) -> None:
     _not_negative("Raft.KeepOldSnapshots", spec.raft.keep_old_snapshots)
     if spec.raft.election_tick and spec.raft.election_tick <= spec.raft.heartbeat_tick:
         raise InvalidArgument("Raft.ElectionTick must be greater than Raft.HeartbeatTick")
-    _not_negative("Dispatcher.HeartbeatPeriod", spec.dispatcher.heartbeat_period)
+    if (spec.dispatcher.heartbeat_period or 0) < 0:
+        raise InvalidArgument("heartbeat time period cannot be a negative duration")
     expiry = spec.ca_config.node_cert_expiry
     if expiry and expiry < CERT_EXPIRY_MIN_NS:
-        raise InvalidArgument("CAConfig.NodeCertExpiry: minimum certificate expiry time is 1h0m0s")
+        raise InvalidArgument("minimum certificate expiry time is: 1h0m0s")
     for external in spec.ca_config.external_cas:
         if external.protocol != "cfssl":
             raise InvalidArgument(f'CAConfig.ExternalCAs: invalid protocol: "{external.protocol}"')
@@ -235,13 +243,15 @@ def _endpoint(endpoint: EndpointSpec | None) -> None:
     if endpoint is None:
         return
     if endpoint.mode not in ("vip", "dnsrr"):
-        raise InvalidArgument(f'invalid ResolutionMode: "{endpoint.mode}"')
+        raise InvalidArgument(f'invalid resolution mode: "{endpoint.mode}"')
     if endpoint.ports and endpoint.mode == "dnsrr":
         raise InvalidArgument("EndpointSpec: port published with ingress mode can't be used with dnsrr mode")
     published: set[tuple[str, int]] = set()
     for port in endpoint.ports:
         if port.protocol not in ("tcp", "udp"):
             raise InvalidArgument(f'invalid protocol value "{port.protocol}"')
+        if port.publish_mode != "ingress":
+            raise NotSupported(f"EndpointSpec: PublishMode {port.publish_mode}: ports are published on every node only")
         _port("TargetPort", port.target_port, at_least=1)
         _port("PublishedPort", port.published_port, at_least=0)
         key = (port.protocol, port.published_port)
@@ -262,4 +272,5 @@ def _update_config(spec: ServiceSpec) -> None:
     if config.failure_action not in ("pause", "continue"):
         raise InvalidArgument(f'unrecognized update failure action: "{config.failure_action}"')
     _not_negative("UpdateConfig.Parallelism", config.parallelism)
-    _not_negative("UpdateConfig.Delay", config.delay)
+    if config.delay < 0:
+        raise InvalidArgument("TaskSpec: update-delay cannot be negative")

@@ -23,6 +23,8 @@ _TEXT: tuple[tuple[re.Pattern[str], str], ...] = (
     # An image's identity is its content: it must be the same on both sides.
     (re.compile(r"(?<![0-9a-f])(?<!sha256:)[0-9a-f]{64}(?![0-9a-f])"), "<id>"),
     (re.compile(r"(?<![0-9a-zA-Z:.])(?=[0-9a-f]*[0-9])[0-9a-f]{12}(?![0-9a-zA-Z])"), "<short-id>"),
+    # Objects of a swarm: 25 digits to the base of 36.
+    (re.compile(r"(?<![0-9a-z])(?=[a-z]*[0-9])[0-9a-z]{25}(?![0-9a-z])"), "<swarm-id>"),
     (re.compile(r"\b02:42(?::[0-9a-f]{2}){4}\b"), "<mac>"),
     # The subnets that engines choose by themselves.
     (re.compile(r"\b(?:172\.(?:1[6-9]|2\d|3[01])|192\.168)\.\d{1,3}\.\d{1,3}/\d\d\b"), "<subnet>"),
@@ -34,7 +36,7 @@ _TEXT: tuple[tuple[re.Pattern[str], str], ...] = (
 
 _PATHS = {"ResolvConfPath", "HostnamePath", "HostsPath", "LogPath", "SandboxKey"}
 _IDENTITIES = {"SandboxID", "EndpointID", "NetworkID"}
-_NUMBERS = {"Pid", "SizeRw", "SizeRootFs", "Created"}
+_NUMBERS = {"Pid", "PID", "SizeRw", "SizeRootFs", "Created", "Index"}
 
 
 def text(value: str, places: dict[str, str] | None = None) -> str:

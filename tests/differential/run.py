@@ -15,8 +15,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,8 @@ from tests.e2e.client import Docker
 PRELUDE = Path(__file__).parent / "prelude.sh"
 API_VERSION = "1.24"
 STEP_TIMEOUT_S = 20.0
+PINNED = f"busybox@sha256:{'0' * 64}"
+"""An image for services that shall have no tasks: where no digest is named, dockerd asks a registry for one."""
 PARALLEL = 3
 
 
@@ -52,6 +53,7 @@ class Engine:
             "TZ": "UTC",
             "LC_ALL": "C.UTF-8",
             "N": scenario.tag,
+            "PINNED": PINNED,
             "DIR": str(directory),
             "SOCKET": str(self.socket),
         }
@@ -74,27 +76,42 @@ def play(scenario: Scenario, engine: Engine) -> list[Outcome]:
 
 
 def play_all(scenarios: list[Scenario], engine: Engine) -> dict[str, Future[list[Outcome]]]:
-    """Start to play the scenarios, several at a time; those that must be alone come after all others, one by one."""
-    pool, last = ThreadPoolExecutor(PARALLEL), ThreadPoolExecutor(1)
-    together = {each.id: pool.submit(play, each, engine) for each in scenarios if not each.alone}
+    """Start to play the scenarios: first those that need nothing, several at a time; then those that need a swarm, also
+    several at a time (the engine is one from then on); at last those that must be alone, one by one."""
+    phases = (
+        ([each for each in scenarios if not each.alone and not each.swarm], PARALLEL),
+        ([each for each in scenarios if each.swarm and not each.alone], PARALLEL),
+        ([each for each in scenarios if each.alone], 1),
+    )
+    started: dict[str, Future[list[Outcome]]] = {}
+    for number, (phase, width) in enumerate(phases):
+        before, pool = list(started.values()), ThreadPoolExecutor(width)
+        ready = pool.submit(_begin, before, engine if number == 1 and phase else None)
+        started |= {each.id: pool.submit(_after, ready, each, engine) for each in phase}
+        pool.shutdown(wait=False)
+    return started
 
-    def when_alone(scenario: Scenario) -> Callable[[], list[Outcome]]:
-        def run() -> list[Outcome]:
-            for each in together.values():
-                each.exception()
-            return play(scenario, engine)
 
-        return run
+def _begin(before: list[Future[list[Outcome]]], swarm: Engine | None) -> None:
+    """Wait for the end of an earlier phase, and make the engine a swarm if the next one needs it."""
+    for each in before:
+        with contextlib.suppress(CancelledError):
+            each.exception()
+    if swarm is not None:
+        Docker(swarm.socket).run("swarm", "init", "--advertise-addr", "127.0.0.1")
 
-    alone = {each.id: last.submit(when_alone(each)) for each in scenarios if each.alone}
-    pool.shutdown(wait=False)
-    last.shutdown(wait=False)
-    return together | alone
+
+def _after(ready: Future[None], scenario: Scenario, engine: Engine) -> list[Outcome]:
+    ready.result()
+    return play(scenario, engine)
 
 
 def sweep(docker: Docker, tag: str) -> None:
-    """Remove the containers, networks, volumes and images named after the tag."""
+    """Remove the services, containers, networks, volumes and images named after the tag."""
     name = json.dumps({"name": [tag]})
+    for row in _listed(docker, f"/services?filters={_quoted(name)}"):
+        if row["Spec"]["Name"].startswith(tag):
+            docker.http("DELETE", f"/v1.24/services/{row['ID']}")
     for row in _listed(docker, f"/containers/json?all=1&filters={_quoted(name)}"):
         if any(each.lstrip("/").startswith(tag) for each in row["Names"]):
             if row["State"] == "paused":

@@ -58,7 +58,7 @@ class Scenario:
     """One script.
 
     `tag` is never part of an identity in hexadecimal. `alone`: it looks at the whole engine (all containers, prune), so
-    nothing else may run beside it.
+    nothing else may run beside it. `swarm`: the engine is a swarm of its own while it runs.
     """
 
     name: str
@@ -69,6 +69,7 @@ class Scenario:
     promises: tuple[str, ...] = ()
     alone: bool = False
     long: bool = False
+    swarm: bool = False
 
     @property
     def id(self) -> str:
@@ -103,6 +104,7 @@ def load(directory: Path = DIRECTORY) -> list[Scenario]:
                     promises=tuple(draft.promises),
                     alone="alone" in draft.flags,
                     long="long" in draft.flags,
+                    swarm="swarm" in draft.flags,
                 )
             )
             if not draft.steps:
@@ -157,7 +159,7 @@ def _take(draft: _Draft, line: str, where: str) -> None:
             draft.steps.append(Step(rest.strip(), compared=False))
         case "~" | "~?" | "!":
             draft.known.append(_known(rest, Kind(mark), where))
-        case "@alone" | "@long":
+        case "@alone" | "@long" | "@swarm":
             draft.flags.add(mark[1:])
         case "@promise":
             draft.promises += rest.split()

@@ -70,6 +70,10 @@ def task_spec(**parts: Any) -> ServiceSpec:
     return ServiceSpec(name="web", task_template=TaskSpec(container_spec=ContainerSpec(image="busybox"), **parts))
 
 
+GOOD_IMAGES = ("busybox", "busybox:1.2-x_Y", "library/b-b.c__d", "localhost/a", "host:5000/a/b:1", "r.example.com:5/a",
+               "a@sha256:" + "0" * 64, "r.example.com/a:1@sha256:" + "0" * 64)  # fmt: skip
+
+
 async def api(*nodes: Node) -> tuple[Store, Writes, FakeMembers]:
     store, _ = new_store()
     members = FakeMembers()
@@ -96,6 +100,22 @@ BAD_SERVICES: list[tuple[ServiceSpec, str]] = [
     (spec("a" * 64), "63 characters"),
     (spec(image=""), "image reference must be provided"),
     (spec(image="Not An Image"), "not a valid repository/tag"),
+    *(
+        (spec(image=image), "not a valid repository/tag")
+        for image in (
+            "UPPER",
+            "a:b:c",
+            "/a",
+            "a//b",
+            "a@sha256:12",
+            "a:",
+            "a/UPPER",
+            "host/a:",
+            "a-",
+            "a..b",
+            "a:" + "x" * 129,
+        )
+    ),
     (spec(env=["=1"]), "environment variable"),
     (spec(mounts=[Mount(type="tmpfs", target="/a")]), 'invalid MountType: "tmpfs"'),
     (spec(mounts=[Mount(type="bind", source="a", target="/a")]), "invalid bind mount source"),
@@ -114,9 +134,9 @@ BAD_SERVICES: list[tuple[ServiceSpec, str]] = [
         "only one service mode",
     ),
     (replace(spec(), update_config=UpdateConfig(failure_action="dance")), "failure action"),
-    (replace(spec(), update_config=UpdateConfig(delay=-1)), "UpdateConfig.Delay"),
+    (replace(spec(), update_config=UpdateConfig(delay=-1)), "update-delay cannot be negative"),
     (replace(spec(), update_config=UpdateConfig(parallelism=-1)), "UpdateConfig.Parallelism"),
-    (replace(spec(), endpoint_spec=EndpointSpec(mode="x")), "ResolutionMode"),
+    (replace(spec(), endpoint_spec=EndpointSpec(mode="x")), "resolution mode"),
     (replace(spec(), endpoint_spec=EndpointSpec(mode="dnsrr", ports=[PortConfig(target_port=1)])), "dnsrr"),
     (replace(spec(), endpoint_spec=EndpointSpec(ports=[PortConfig(target_port=0)])), "TargetPort"),
     (
@@ -145,6 +165,17 @@ BAD_SERVICES: list[tuple[ServiceSpec, str]] = [
 def test_bad_services_are_refused_by_name(bad: ServiceSpec, words: str) -> None:
     with pytest.raises(errors.InvalidArgument, match=words):
         validate.service_spec(bad)
+
+
+@pytest.mark.parametrize("image", GOOD_IMAGES)
+def test_images_by_any_name(image: str) -> None:
+    validate.service_spec(spec(image=image))
+
+
+def test_a_port_on_the_nodes_of_tasks_alone_is_refused() -> None:
+    ports = [PortConfig(target_port=1, publish_mode="host")]
+    with pytest.raises(errors.NotSupported, match="PublishMode host"):
+        validate.service_spec(replace(spec(), endpoint_spec=EndpointSpec(ports=ports)))
 
 
 @pytest.mark.parametrize(("target", "kind"), [("host", errors.Forbidden), ("ingress", errors.InvalidArgument)])

@@ -204,7 +204,7 @@ async def test_services_and_their_fields(world: World) -> None:
     assert one["Spec"]["TaskTemplate"]["RestartPolicy"] == {"Condition": "any", "MaxAttempts": 0}
     dynamic, named = one["Endpoint"]["Ports"]
     assert 30_000 <= dynamic["PublishedPort"] <= 32_767
-    assert named == {"Protocol": "tcp", "TargetPort": 81, "PublishedPort": 8081}
+    assert named == {"Protocol": "tcp", "TargetPort": 81, "PublishedPort": 8081, "PublishMode": "ingress"}
 
 
 @pytest.mark.promise("services.update.b1", "services.update.b2", "services.update.b4", "services.update.status.200",
