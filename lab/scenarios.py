@@ -7,7 +7,14 @@ import sys
 
 from lab.paths import ROOT, LabError
 
-FILES = ("test_managers.py", "test_manager_faults.py", "test_service_faults.py", "test_network.py")
+FILES = (
+    "test_managers.py",
+    "test_manager_faults.py",
+    "test_service_faults.py",
+    "test_network.py",
+    "test_network_faults.py",
+    "test_network_traffic.py",
+)
 """Below tests/e2e; those that are there."""
 
 

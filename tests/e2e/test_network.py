@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-import re
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from lab import swarm
 from lab.lab import Lab
 from lab.wait import until
+from tests.e2e.network_load import Load, app
+from tests.e2e.networks import (
+    APP,
+    NOTHING,
+    addresses,
+    backends,
+    check,
+    clients,
+    fetched,
+    get,
+    left_over,
+    overlay,
+    remove_services,
+    resolve,
+    vip,
+    wait_backends,
+    wait_left_over,
+    wait_published,
+    web,
+)
 from tests.e2e.test_swarm import HOSTS, cli, running_on, wait_running
 
-APP = (
-    "mkdir -p /www/cgi-bin; printf '#!/bin/sh\\necho; echo $REMOTE_ADDR $(hostname)\\n' > /www/cgi-bin/who; "
-    "chmod +x /www/cgi-bin/who; trap 'sleep 1; exit 0' TERM; httpd -f -p 80 -h /www & wait"
-)
-"""Says who asked and who answers; when it is told to stop, it serves on for a moment, as a well-behaved server does."""
 UDP_ECHO = (
     "import socket; s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.bind(('',5353))\n"
     "while 1: s.sendto(*s.recvfrom(99))"
@@ -29,104 +41,8 @@ UDP_ECHO = (
 
 @pytest.fixture
 def net(swarm_lab: Lab) -> Iterator[str]:
-    """An overlay network; it and what is on it are removed after the test."""
-    cli(swarm_lab).ok("network", "create", "-d", "overlay", "net")
-    yield "net"
-    remove_services(swarm_lab)
-    until(lambda: cli(swarm_lab).run("network", "rm", "net").code == 0, timeout_s=40, what="net to be unused")
-
-
-def remove_services(lab: Lab) -> None:
-    names = cli(lab).ok("service", "ls", "-q").split()
-    if names:
-        cli(lab).ok("service", "rm", *names)
-
-
-def web(lab: Lab, name: str, *args: str, replicas: int = 3) -> None:
-    cli(lab).ok("service", "create", "--name", name, "--replicas", str(replicas), *args, "busybox", "sh", "-c", APP)
-    wait_running(lab, name, replicas)
-
-
-def clients(lab: Lab, network: str, name: str = "cli") -> dict[str, str]:
-    """A container on the network on each host: host to container."""
-    sleeper = ("busybox", "sh", "-c", "trap 'exit 0' TERM; sleep 1d & wait")
-    cli(lab).ok("service", "create", "--name", name, "--network", network, "--mode", "global", *sleeper)
-    wait_running(lab, name, len(HOSTS))
-    label = f"label=com.docker.swarm.service.name={name}"
-    return {host: cli(lab, host).ok("ps", "-q", "--filter", label) for host in HOSTS}
-
-
-def addresses(lab: Lab, service: str, network: str = "net") -> dict[str, str]:
-    """Name to address on the network, of the tasks that run and are meant to."""
-    answer = cli(lab).http("GET", '/v1.24/tasks?filters={"desired-state":["running"],"service":["' + service + '"]}')
-    assert answer.status == 200, answer.message
-    found = {}
-    for task in answer.value:
-        if task["Status"]["State"] == "running":
-            for place in task["NetworksAttachments"]:
-                if place["Network"]["Spec"]["Name"] == network:
-                    found[task["Name"]] = place["Addresses"][0].partition("/")[0]
-    return found
-
-
-def vip(lab: Lab, service: str, network: str = "net") -> str:
-    network_id = cli(lab).ok("network", "inspect", "--format", "{{.Id}}", network)
-    vips = cli(lab).http("GET", f"/v1.24/services/{service}").value["Endpoint"]["VirtualIPs"]
-    (found,) = [each["Addr"].partition("/")[0] for each in vips if each["NetworkID"] == network_id]
-    return str(found)
-
-
-def resolve(lab: Lab, host: str, container: str, name: str) -> set[str]:
-    """What a name leads to inside a container; empty for nothing."""
-    done = cli(lab, host).run("exec", container, "nslookup", "-type=a", name)
-    return set(re.findall(r"Address: (\d+\.\d+\.\d+\.\d+)\s", done.out + "\n"))
-
-
-def get(lab: Lab, host: str, container: str, url: str) -> str:
-    """What a GET from inside a container says; empty if nothing answers."""
-    return cli(lab, host).run("exec", container, "timeout", "3", "wget", "-q", "-O", "-", url).out.strip()
-
-
-def backends(lab: Lab, host: str, container: str, service_vip: str) -> set[str]:
-    """Where a container's own table sends connections to a virtual address, as the kernel says."""
-    pid = cli(lab, host).inspect(container)["State"]["Pid"]
-    chain = "v" + "".join(f"{int(part):02x}" for part in service_vip.split("."))
-    listed = lab.run(host, "nsenter", "-t", str(pid), "-n", "nft", "list", "chain", "ip", "shoal_lb", chain)
-    return set(re.findall(r"(\d+\.\d+\.\d+\.\d+)", listed.stdout))
-
-
-def check(lab: Lab, host: str) -> dict[str, Any]:
-    """The answer of `shoald debug network-check`."""
-    answer = cli(lab, host).http("POST", "/debug/network-check")
-    assert answer.status == 200, answer.message
-    return dict(answer.value)
-
-
-def wait_backends(lab: Lab, host: str, container: str, service: str, timeout_s: float = 5) -> None:
-    """Until a container's table holds just the tasks of the service that run."""
-    address = vip(lab, service)
-
-    def look() -> bool:
-        return backends(lab, host, container, address) == set(addresses(lab, service).values())
-
-    until(look, timeout_s=timeout_s, what=f"the table on {host} to hold the running tasks of {service}, and no others")
-
-
-def wait_published(lab: Lab, host: str, port: int, timeout_s: float = 5) -> None:
-    """Until a published port answers on a host, several times in a row."""
-    url = f"http://127.0.0.1:{port}/cgi-bin/who"
-    until(lambda: all(fetched(lab, host, url, 3)), timeout_s=timeout_s, what=f"port {port} on {host}")
-
-
-def fetched(lab: Lab, host: str, url: str, times: int = 1) -> list[str]:
-    """GETs by a client on a lab host; an empty text for each that failed."""
-    script = (
-        "import sys, urllib.request as u\no = u.build_opener(u.ProxyHandler({}))\n"
-        "for _ in range(int(sys.argv[2])):\n"
-        " try: print(o.open(sys.argv[1], timeout=3).read().decode().strip())\n"
-        " except OSError as e: print()"
-    )
-    return lab.run(host, sys.executable, "-I", "-c", script, url, str(times)).stdout.split("\n")[:times]
+    with overlay(swarm_lab) as name:
+        yield name
 
 
 @pytest.mark.promise("services.create.b18", "services.list.b6", "services.create.body.TaskTemplate.Networks.Target")
@@ -215,59 +131,6 @@ def _wait_given_up(lab: Lab, host: str, port: int) -> None:
     until(lambda: lab.run(host, *look).returncode == 0, timeout_s=20, what=f"{host} to give port {port} up")
 
 
-class Load:
-    """Requests one after the other from a host, new connections each, until it is stopped."""
-
-    SCRIPT = (
-        "import sys, time, urllib.request as u\no = u.build_opener(u.ProxyHandler({}))\nok = bad = 0\n"
-        "end = time.monotonic() + float(sys.argv[2])\n"
-        "while time.monotonic() < end:\n"
-        " try: o.open(sys.argv[1], timeout=5).read(); ok += 1\n"
-        " except OSError as e: bad += 1; print(time.time(), e, file=sys.stderr)\n"
-        " time.sleep(0.005)\n"
-        "print(ok, bad)"
-    )
-
-    def __init__(self, lab: Lab, host: str, url: str, seconds: float) -> None:
-        self._done: list[Any] = []
-        argv = (sys.executable, "-I", "-c", self.SCRIPT, url, str(seconds))
-        self._thread = threading.Thread(target=lambda: self._done.append(lab.run(host, *argv, timeout_s=seconds + 30)))
-        self._thread.start()
-
-    def result(self) -> tuple[int, int, str]:
-        """(answered, failed, errors)"""
-        self._thread.join()
-        (done,) = self._done
-        good, bad = done.stdout.split()
-        return int(good), int(bad), done.stderr
-
-
-def test_a_rolling_update_fails_no_request(swarm_lab: Lab) -> None:
-    web(swarm_lab, "roll", "-p", "8081:80", "--update-parallelism", "1", "--update-delay", "0s", replicas=4)
-    wait_published(swarm_lab, "w2", 8081)
-    loads = [Load(swarm_lab, host, "http://127.0.0.1:8081/cgi-bin/who", 14) for host in ("m1", "w2")]
-    cli(swarm_lab).ok("service", "update", "--env-add", "ROUND=2", "roll")
-    time.sleep(8)
-    cli(swarm_lab).ok("service", "scale", "roll=2")
-    for load in loads:
-        answered, failed, errors = load.result()
-        assert failed == 0, errors
-        assert answered > 100
-
-
-def test_the_tables_follow_every_kill(swarm_lab: Lab, net: str) -> None:
-    web(swarm_lab, "web", "--network", net, "--restart-delay", "0s", replicas=5)
-    inside = clients(swarm_lab, net)
-    for turn in range(8):
-        host = HOSTS[turn % len(HOSTS)]
-        label = "label=com.docker.swarm.service.name=web"
-        for container in cli(swarm_lab, host).ok("ps", "-q", "--filter", label).split()[:1]:
-            cli(swarm_lab, host).ok("kill", container)
-        for each in HOSTS:
-            wait_backends(swarm_lab, each, inside[each], "web", timeout_s=5)
-    assert all(check(swarm_lab, host)["Repairs"] == [] for host in HOSTS)
-
-
 def test_a_dead_node_leaves_every_table(swarm_lab: Lab, net: str) -> None:
     web(swarm_lab, "web", "--network", net, replicas=5)
     inside = clients(swarm_lab, net)
@@ -283,50 +146,17 @@ def test_a_dead_node_leaves_every_table(swarm_lab: Lab, net: str) -> None:
     swarm.wait_ready(swarm_lab, 5)
 
 
-def test_after_a_partition_the_tables_are_as_if_there_had_been_none(swarm_lab: Lab, net: str) -> None:
-    web(swarm_lab, "web", "--network", net, replicas=5)
-    clients(swarm_lab, net)
-    swarm_lab.partition(["w1"], [host for host in HOSTS if host != "w1"])
-    cli(swarm_lab).ok("service", "scale", "web=8")
-
-    def moved() -> bool:
-        placed = running_on(swarm_lab, "web")
-        return placed.total() == 8 and "w1" not in placed
-
-    until(moved, timeout_s=60, what="eight tasks without w1")
-    swarm_lab.heal()
-    swarm.wait_ready(swarm_lab, 5)
-    for host in HOSTS:
-        container = _client_on(swarm_lab, host)
-        wait_backends(swarm_lab, host, container, "web", timeout_s=30)
-        assert check(swarm_lab, host) | {"DesiredIndex": 0, "AppliedIndex": 0} == HEALTHY
-
-
-HEALTHY = {"DesiredIndex": 0, "AppliedIndex": 0, "Lag": 0, "Repairs": [], "Failures": []}
-
-
-def _client_on(lab: Lab, host: str) -> str:
-    """A client that runs on the host, as soon as there is one."""
-    label = "label=com.docker.swarm.service.name=cli"
-    found = until(
-        lambda: cli(lab, host).ok("ps", "-q", "--filter", label) or None, timeout_s=30, what=f"a client on {host}"
-    )
-    return found.partition("\n")[0]
-
-
 def test_traffic_goes_on_while_daemons_restart(swarm_lab: Lab, net: str) -> None:
-    web(swarm_lab, "web", "--network", net, "-p", "8082:80", replicas=2)
+    app(swarm_lab, "web", "--network", net, "-p", "8082:80", replicas=2)
     inside = clients(swarm_lab, net)
     wait_published(swarm_lab, "w1", 8082)
-    load = Load(swarm_lab, "w1", "http://127.0.0.1:8082/cgi-bin/who", 8)
-    for host in ("w1", "w2"):
-        swarm_lab.kill(host)
-        swarm_lab.start(host)
-    answered, failed, errors = load.result()
-    assert failed == 0, errors
-    assert answered > 50
+    with Load(swarm_lab, "w1", ("127.0.0.1", 8082)) as load:
+        for host in ("w1", "w2"):
+            swarm_lab.kill(host)
+            swarm_lab.start(host)
+        load.clean(at_least=100)
     assert resolve(swarm_lab, "w1", inside["w1"], "web") == {vip(swarm_lab, "web")}
-    assert get(swarm_lab, "w1", inside["w1"], "http://web/cgi-bin/who")
+    assert get(swarm_lab, "w1", inside["w1"], "http://web/")
 
 
 def test_what_others_delete_is_put_back(swarm_lab: Lab, net: str) -> None:
@@ -350,25 +180,10 @@ def test_what_others_delete_is_put_back(swarm_lab: Lab, net: str) -> None:
     assert check(swarm_lab, "w1")["Repairs"] == []
 
 
-NOTHING: dict[str, list[str]] = {"links": [], "namespaces": [], "tables": []}
-
-
-def left_over(lab: Lab, host: str) -> dict[str, list[str]]:
-    """What networking has made on a host."""
-    links = lab.run(host, "ip", "-o", "link").stdout
-    listing = lab.run(host, "sh", "-c", "ls /run/shoal/overlay /run/shoal/netns 2>/dev/null").stdout
-    tables = lab.run(host, "nft", "list", "tables").stdout
-    return {
-        "links": re.findall(r"(sv[0-9a-f]{12}|shvx\d+)", links),
-        "namespaces": [line for line in listing.split() if not line.startswith("/")],
-        "tables": re.findall(r"shoal_\w+_mesh", tables),
-    }
-
-
 def test_nothing_of_a_network_is_left(swarm_lab: Lab) -> None:
     docker = cli(swarm_lab)
     for host in HOSTS:
-        _wait_left_over(swarm_lab, host, NOTHING)
+        wait_left_over(swarm_lab, host, NOTHING)
     docker.ok("network", "create", "-d", "overlay", "brief")
     web(swarm_lab, "web", "--network", "brief", "-p", "8084:80", replicas=5)
     assert all(left_over(swarm_lab, host) != NOTHING for host in HOSTS)
@@ -377,11 +192,7 @@ def test_nothing_of_a_network_is_left(swarm_lab: Lab) -> None:
     docker.ok("service", "rm", "web")
     until(lambda: docker.run("network", "rm", "brief").code == 0, timeout_s=30, what="brief to be unused")
     for host in HOSTS:
-        _wait_left_over(swarm_lab, host, NOTHING)
-
-
-def _wait_left_over(lab: Lab, host: str, wanted: dict[str, list[str]]) -> None:
-    until(lambda: left_over(lab, host) == wanted, timeout_s=20, what=f"nothing but {wanted} to be left on {host}")
+        wait_left_over(swarm_lab, host, NOTHING)
 
 
 def test_an_exhausted_pool_is_said_and_waited_for(swarm_lab: Lab) -> None:

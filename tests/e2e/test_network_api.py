@@ -12,7 +12,7 @@ from lab.lab import Lab
 from lab.wait import until
 from tests.e2e.client import Docker
 from tests.e2e.fields import Kinds, assert_fields, promises
-from tests.e2e.test_network import NOTHING, left_over
+from tests.e2e.networks import NOTHING, left_over
 
 ENDPOINT: dict[str, Kinds] = {
     "Endpoint.VirtualIPs[]": dict,
