@@ -82,6 +82,52 @@ def test_after_a_power_loss_nothing_claims_to_run(single: Lab, docker: Docker, c
     assert docker.ok("run", "--rm", "busybox", "echo", "works") == "works"
 
 
+@pytest.mark.promise("exec.inspect.b3", "exec.inspect.response.ExitCode", "exec.inspect.response.Running")
+def test_execs_outlive_their_daemon(single: Lab, docker: Docker) -> None:
+    docker.ok("run", "-d", "--name", "box", "busybox", "sleep", "1000")
+    docker.ok("run", "-d", "--name", "brief", "busybox", "sh", "-c", "until [ -e /go ]; do sleep 0.05; done")
+
+    def made(container: str, script: str, *, start: bool = True) -> str:
+        wish = {"Cmd": ["sh", "-c", script], "User": "0", "AttachStdout": False}
+        found = str(docker.http("POST", f"/v1.24/containers/{container}/exec", wish).value["Id"])
+        if start:
+            assert docker.http("POST", f"/v1.24/exec/{found}/start", {"Detach": True}).status == 200
+        return found
+
+    def state(which: str) -> tuple[bool, int | None]:
+        answer = docker.http("GET", f"/v1.24/exec/{which}/json")
+        return answer.value["Running"], answer.value["ExitCode"]
+
+    wait = "until [ -e /%s ]; do sleep 0.05; done; exit %d"
+    before, meanwhile, after = made("box", "exit 3"), made("box", wait % ("one", 4)), made("box", wait % ("two", 5))
+    unstarted, orphan = made("box", "exit 6", start=False), made("brief", "sleep 1000")
+    until(lambda: state(before) == (False, 3), timeout_s=10, what="the first exec to end")
+    pids = {name: docker.state(name)["Pid"] for name in ("box", "brief")}
+    single.kill("m1")
+    for name, file in (("box", "one"), ("brief", "go")):
+        assert single.run("m1", "touch", f"/proc/{pids[name]}/root/{file}").returncode == 0
+    gone = ["sh", "-c", f"! kill -0 {pids['brief']} 2>/dev/null"]
+    until(lambda: single.run("m1", *gone).returncode == 0, timeout_s=10, what="the container to end")
+    single.start("m1")
+    assert state(before) == (False, 3)
+    until(lambda: state(meanwhile) == (False, 4), timeout_s=10, what="the exit without daemon to be known")
+    until(lambda: state(orphan) == (False, 137), timeout_s=10, what="the exec whose container ended to be over")
+    assert (state(after), state(unstarted)) == ((True, None), (False, None))
+    assert docker.http("GET", f"/v1.24/exec/{after}/json").value["ProcessConfig"]["user"] == "0"
+    assert sorted(docker.inspect("box")["ExecIDs"]) == sorted([after, unstarted])
+    docker.ok("exec", "box", "touch", "/two")
+    until(lambda: state(after) == (False, 5), timeout_s=10, what="the exec that was adopted to end")
+    assert docker.http("POST", f"/v1.24/exec/{unstarted}/start", {"Detach": True}).status == 200
+    until(lambda: state(unstarted) == (False, 6), timeout_s=10, what="the exec of before to run")
+    assert docker.http("POST", f"/v1.24/exec/{before}/start", {"Detach": True}).status == 409
+    docker.ok("rm", "-f", "box", "brief")
+    assert docker.http("GET", f"/v1.24/exec/{after}/json").status == 404
+    assert single.run("m1", "sh", "-c", "ls /run/shoal/execs /run/shoal/x").stdout.split() == [
+        "/run/shoal/execs:",
+        "/run/shoal/x:",
+    ]
+
+
 def test_killed_again_and_again_the_daemon_comes_back(single: Lab, docker: Docker) -> None:
     """kill -9 in the middle of creating and removing containers leaves records that agree with the kernel."""
     for attempt in range(5):

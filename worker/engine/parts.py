@@ -44,6 +44,9 @@ class ProcessIO:
     detached: bool = False
     """An exec nobody will attach to. Otherwise its output is kept for the first `attach`, from the first byte."""
 
+    keep_exit: bool = False
+    """An exec whose end can be adopted until `forget_exec`."""
+
 
 @dataclass(frozen=True)
 class ContainerPlan:
@@ -164,6 +167,14 @@ class Runtime(Protocol):
 
     async def exec(self, container_id: str, exec_id: str, process: dict[str, Any], io: ProcessIO) -> Process:
         """Start another process (OCI `process` object) in a running container."""
+        ...
+
+    async def adopt_exec(self, container_id: str, exec_id: str) -> Process | None:
+        """As `adopt`, an exec with `keep_exit`."""
+        ...
+
+    async def forget_exec(self, container_id: str, exec_id: str) -> None:
+        """The exit of an exec with `keep_exit` is known elsewhere; idempotent."""
         ...
 
     async def known(self) -> list[str]:

@@ -22,7 +22,7 @@ class ExecSession(Protocol):
 class ExecBackend(Protocol):
     """What is asked of the engine's execs."""
 
-    def create(self, ref: str, body: ExecBody) -> ExecAnswer: ...
+    async def create(self, ref: str, body: ExecBody) -> ExecAnswer: ...
 
     async def start(self, exec_id: str, *, detach: bool, tty: bool) -> ExecSession | None: ...
 
@@ -36,7 +36,7 @@ def routes(backend: ExecBackend) -> list[Route]:
 
     async def create(request: web.Request) -> web.StreamResponse:
         body = await read_json(request, ExecBody)
-        return reply(request, backend.create(request.match_info["name"], body), status=201)
+        return reply(request, await backend.create(request.match_info["name"], body), status=201)
 
     async def start(request: web.Request) -> web.StreamResponse:
         body = await read_json(request, ExecStartBody, optional=True)

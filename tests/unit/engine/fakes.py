@@ -156,6 +156,12 @@ class FakeRuntime:
         self.processes[f"exec {exec_id}"] = made
         return made
 
+    async def adopt_exec(self, container_id: str, exec_id: str) -> FakeProcess | None:
+        return self.processes.get(f"exec {exec_id}")
+
+    async def forget_exec(self, container_id: str, exec_id: str) -> None:
+        self.processes.pop(f"exec {exec_id}", None)
+
     async def known(self) -> list[str]:
         return [key for key in self.processes if not key.startswith("exec ")]
 

@@ -105,7 +105,7 @@ class Containers:
         self._lifecycle = Lifecycle(kit, starter, exits)
         self._remover = Remover(kit, rootfs, self._lifecycle, self.execs, self._shipping)
         self._membership = Membership(kit, starter)
-        self._restorer = Restorer(kit, rootfs, starter, exits, self._remover, self._membership)
+        self._restorer = Restorer(kit, rootfs, starter, exits, self._remover, self._membership, self.execs)
         self._lister = Lister(kit, sizes)
         self._inspector = Inspector(kit, sizes)
         self._attacher = Attacher(kit, self._logs)

@@ -37,6 +37,11 @@ class Layout:
     def bundles(self) -> Path:
         return self.exec_root / "bundles"
 
+    @property
+    def execs(self) -> Path:
+        """Records of execs."""
+        return self.exec_root / "execs"
+
     def directory(self, container_id: str) -> Path:
         return self.containers / container_id
 

@@ -128,7 +128,7 @@ class Remover:
         await self._rootfs.remove(record.id)
         await kit.images.release(record.image_id, record.id)
         await kit.store.forget(container)
-        self._execs.forget(container)
+        await self._execs.forget(container)
         container.finish()
 
     def _destroyed(self, container: Container) -> None:

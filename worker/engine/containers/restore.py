@@ -21,6 +21,7 @@ from worker.engine.containers.rootfs import Rootfs
 from worker.engine.containers.start import Starter
 from worker.engine.containers.states import WITH_PROCESS, Status
 from worker.engine.containers.store import Container
+from worker.engine.exec.execs import Execs
 from worker.engine.parts import Exit, Process
 
 log = logging.getLogger(__name__)
@@ -31,9 +32,17 @@ STARTS_AT_ONCE = 4
 
 class Restorer:
     def __init__(
-        self, kit: Kit, rootfs: Rootfs, starter: Starter, exits: Exits, remover: Remover, membership: Membership
+        self,
+        kit: Kit,
+        rootfs: Rootfs,
+        starter: Starter,
+        exits: Exits,
+        remover: Remover,
+        membership: Membership,
+        execs: Execs,
     ) -> None:
         self._kit = kit
+        self._execs = execs
         self._rootfs = rootfs
         self._starter = starter
         self._exits = exits
@@ -47,6 +56,7 @@ class Restorer:
         kit.layout.bundles.mkdir(parents=True, exist_ok=True, mode=0o700)
         await self._rootfs.start_up()
         await kit.store.load()
+        await self._execs.restore()
         adopted = [(container, await self._adopt(container)) for container in kit.store.all() if container.running]
         alive = [container for container, process in adopted if process is not None]
         await self._sweep_runtime({container.id for container in alive})

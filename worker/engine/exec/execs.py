@@ -1,16 +1,16 @@
 """Other processes in running containers (v1.24 "Exec Create" to "Exec Inspect").
 
-An exec is set up first and started once. It lives in memory: it ends with its container, and a restart of the daemon
-forgets it (its process goes on).
+An exec is set up first and started once. It ends with its container. What happens to it is written down (`records`)
+before it is told, so that a restart of the daemon finds it, running or ended.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from api.errors import Conflict, InvalidArgument, NotFound, ShoalError
+from api.errors import Conflict, Internal, InvalidArgument, NotFound, ShoalError
 from api.types.exec import ExecAnswer, ExecBody, ExecInspect, ProcessConfig
 from api.wire.stdcopy import frame
 from base.ids import hex_id
@@ -24,12 +24,15 @@ from worker.engine.containers.security import check_security
 from worker.engine.containers.start import EXIT_NOT_EXECUTABLE, exit_code_of
 from worker.engine.containers.states import Status
 from worker.engine.containers.store import Container
+from worker.engine.exec.records import ExecRecord, ExecRecords
 from worker.engine.parts import Process, ProcessIO, Stream
 from worker.engine.runtime import capabilities, users
 from worker.engine.runtime.spec import ProcessSettings, Rlimit, process
 
 log = logging.getLogger(__name__)
 
+LOST_CODE = 255
+"""The exit code told when nobody knows the true one."""
 FINISHED_KEPT = 64
 """Ended execs that a container keeps for inspection."""
 
@@ -47,6 +50,17 @@ class Exec:
     running: bool = False
     exit_code: int | None = None
     pid: int = 0
+
+    def record(self) -> ExecRecord:
+        return ExecRecord(
+            id=self.id,
+            container_id=self.container.id,
+            body=self.body,
+            command=self.command,
+            started=self.started,
+            exit_code=self.exit_code,
+            pid=self.pid,
+        )
 
 
 class ExecSession:
@@ -95,9 +109,48 @@ class Execs:
 
     def __init__(self, kit: Kit) -> None:
         self._kit = kit
+        self._records = ExecRecords(kit.layout.execs)
         self._execs: dict[str, Exec] = {}
 
-    def create(self, ref: str, body: ExecBody) -> ExecAnswer:
+    async def restore(self) -> None:
+        """After the daemon was away, and before anything of ended containers is swept: execs that run are watched
+        again, the exit codes of those that ended are read."""
+        orphans = []
+        for record in await self._kit.disk.run(self._records.load):
+            container = self._kit.store.find(record.container_id)
+            if container is None:
+                orphans.append(record.id)
+                continue
+            item = Exec(record.id, container, record.body, record.command, record.started)
+            item.exit_code, item.pid = record.exit_code, record.pid
+            self._execs[item.id] = item
+            if item.exit_code is None:
+                container.execs.add(item.id)
+                if item.started:
+                    await self._adopt(item)
+        await self._kit.disk.run(self._records.remove, orphans)
+
+    async def _adopt(self, item: Exec) -> None:
+        try:
+            process = await self._kit.runtime.adopt_exec(item.container.id, item.id)
+        except (ShoalError, OSError) as error:
+            log.error("exec can't be adopted exec=%s error=%s", item.id[:12], error)
+            process = None
+        if process is None:  # it never came to be, or went without a trace
+            await self._ended(item, LOST_CODE)
+            return
+        item.process, item.running = process, True
+        item.pid = item.pid or process.pid
+        self._kit.owner.spawn(self._watch(item, process), name=f"exec {item.id[:12]}")
+
+    async def _save(self, item: Exec) -> None:
+        """Raises Internal."""
+        try:
+            await self._kit.disk.run(self._records.save, item.record())
+        except OSError as error:
+            raise Internal(f"exec {item.id}: {error}") from error
+
+    async def create(self, ref: str, body: ExecBody) -> ExecAnswer:
         """Set one up; nothing runs yet. Raises Conflict if the container does not run or is paused."""
         container = self._kit.store.get(ref)
         _check_running(container, ref)
@@ -106,9 +159,10 @@ class Execs:
             raise InvalidArgument("No exec command specified")
         parse_keys(body.detach_keys)
         item = Exec(hex_id(), container, body, command)
+        await self._save(item)
         self._execs[item.id] = item
         container.execs.add(item.id)
-        self._forget_old(container)
+        await self._forget_old(container)
         self._kit.runtime.expect()
         self.publish(item, f"exec_create: {_told(command)}")
         return ExecAnswer(id=item.id)
@@ -154,13 +208,17 @@ class Execs:
         """Run its command. Raises what keeps it from being started, and keeps the exit code that stands for it."""
         body = item.body
         io = ProcessIO(tty=body.tty, stdin=attached and body.attach_stdin, stdin_once=True, detached=not attached)
+        io = replace(io, keep_exit=True)
         try:
             settings = await self._settings(item)
+            await self._save(item)
             running = await self._kit.runtime.exec(item.container.id, item.id, process(settings, self._kit.host), io)
         except NotFound as error:  # the container ended since it was looked at
             raise Conflict(f"Container {item.container.id} is not running") from error
         except ShoalError as error:
             item.exit_code = max(exit_code_of(error.message), EXIT_NOT_EXECUTABLE)
+            item.container.execs.discard(item.id)
+            await self._save(item)
             raise
         item.process, item.pid, item.running = running, running.pid, True
         stream = await running.attach() if attached else None
@@ -200,9 +258,19 @@ class Execs:
 
     async def _watch(self, item: Exec, running: Process) -> None:
         ended = await running.wait()
-        item.exit_code, item.running, item.process = ended.code, False, None
+        await self._ended(item, ended.code)
+
+    async def _ended(self, item: Exec, code: int) -> None:
+        item.exit_code, item.running, item.process = code, False, None
         item.container.execs.discard(item.id)
-        self.publish(item, "exec_die", exitCode=str(ended.code))
+        self.publish(item, "exec_die", exitCode=str(code))
+        if item.id not in self._execs:
+            return  # its container has been removed
+        try:
+            await self._save(item)
+        except Internal as error:
+            log.error("the exit of an exec is kept in memory only exec=%s error=%s", item.id[:12], error.message)
+        await self._kit.runtime.forget_exec(item.container.id, item.id)
 
     async def settled(self, item: Exec) -> None:
         """Wait until its exit code can be read, so that a client that saw the end of the output finds it."""
@@ -246,18 +314,21 @@ class Execs:
         attributes = container.attributes(execID=item.id, **extra)
         self._kit.events.publish("container", action, container.id, attributes)
 
-    def forget(self, container: Container) -> None:
+    async def forget(self, container: Container) -> None:
         """Its container is gone."""
-        for exec_id in [key for key, item in self._execs.items() if item.container is container]:
-            self._execs.pop(exec_id)
+        await self._drop([key for key, item in self._execs.items() if item.container is container])
         container.execs.clear()
 
-    def _forget_old(self, container: Container) -> None:
+    async def _drop(self, ids: list[str]) -> None:
+        for exec_id in ids:
+            self._execs.pop(exec_id)
+        await self._kit.disk.run(self._records.remove, ids)
+
+    async def _forget_old(self, container: Container) -> None:
         finished = [
             item for item in self._execs.values() if item.container is container and item.started and not item.running
         ]
-        for item in finished[:-FINISHED_KEPT]:
-            self._execs.pop(item.id)
+        await self._drop([item.id for item in finished[:-FINISHED_KEPT]])
 
 
 def _told(command: list[str]) -> str:

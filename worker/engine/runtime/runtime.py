@@ -203,11 +203,11 @@ class MonitorRuntime:
             shutil.rmtree(directory, ignore_errors=True)
             raise
         self._exec_processes[directory] = created
-        self._owner.spawn(self._forget_exec(directory, created), name=f"exec {exec_id[:SHORT]}")
+        if not io.keep_exit:
+            self._owner.spawn(self._forget_exec(directory, created), name=f"exec {exec_id[:SHORT]}")
         return created
 
     async def adopt_exec(self, container_id: str, exec_id: str) -> Process | None:
-        """An exec of before the daemon's restart, as `adopt`; its exit is kept until the container is deleted."""
         directory = self._exec_directory(container_id, exec_id)
         exit_file = directory / "exit"
         try:
@@ -221,6 +221,14 @@ class MonitorRuntime:
         if found is None:
             return EndedProcess(0, self._lost_exit()) if directory.exists() else None
         return EndedProcess(_read_pid(directory), found)
+
+    async def forget_exec(self, container_id: str, exec_id: str) -> None:
+        directory = self._exec_directory(container_id, exec_id)
+        process = self._exec_processes.get(directory)
+        if process is not None:
+            await self._forget_exec(directory, process)
+        else:
+            shutil.rmtree(directory, ignore_errors=True)
 
     async def _forget_exec(self, directory: Path, process: MonitoredProcess) -> None:
         await process.left()
