@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from api.errors import InvalidArgument
@@ -9,6 +10,8 @@ from worker.engine.builder.arguments import BuildArguments
 from worker.engine.builder.dockerfile import parse
 from worker.engine.builder.evaluate import Config, State, evaluate
 
+_LINE = re.compile(r"^dockerfile parse error line \d+: ")
+"""There is no file, and so there are no lines."""
 ALLOWED = frozenset(
     {"CMD", "ENTRYPOINT", "HEALTHCHECK", "ENV", "EXPOSE", "LABEL", "ONBUILD", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR"}
 )
@@ -22,7 +25,10 @@ def apply_changes(config: Config, changes: Sequence[str]) -> Config:
         name = change.split(maxsplit=1)[0] if change.strip() else ""
         if name and name.upper() not in ALLOWED:
             raise InvalidArgument(f"{name.lower()} is not a valid change command")
-    instructions = parse("\n".join(changes)).instructions
+    try:
+        instructions = parse("\n".join(changes)).instructions
+    except InvalidArgument as error:
+        raise InvalidArgument(_LINE.sub("", error.message)) from None
     for instruction in instructions:
         if instruction.name not in ALLOWED:  # of a second line
             raise InvalidArgument(f"{instruction.name.lower()} is not a valid change command")

@@ -37,7 +37,7 @@ class Source:
     """Relative; "" is the root itself."""
     is_directory: bool
     digest: str
-    """`file:<hash>` or `dir:<hash>`."""
+    """`file:<hash>` or `dir:<hash>`, of its path, too, as with dockerd."""
     name: str
     """What it is called at a destination that is a directory."""
     unpack: bool = False
@@ -94,13 +94,14 @@ def _source(root: int, path: str, what: str, *, unpack: bool, from_context: bool
     try:
         info = os.fstat(fd)
         if stat.S_ISDIR(info.st_mode):
-            hasher = hashlib.sha256()
+            hasher = hashlib.sha256(os.fsencode(f"dir\0{path}\0"))
             for line in _directory_digest(fd, ""):
                 hasher.update(line)
             return Source(root, path, True, f"dir:{hasher.hexdigest()}", posixpath.basename(path))
         if not stat.S_ISREG(info.st_mode):
             raise InvalidArgument(f"{what} failed: {path} is neither a file nor a directory")
-        digest = hashlib.sha256(b"file\0%o\0" % stat.S_IMODE(info.st_mode) + _content_digest(fd)).hexdigest()
+        about = os.fsencode(f"file\0{path}\0{stat.S_IMODE(info.st_mode):o}\0")
+        digest = hashlib.sha256(about + _content_digest(fd)).hexdigest()
         return Source(root, path, False, f"file:{digest}", posixpath.basename(path), unpack)
     finally:
         os.close(fd)
@@ -288,10 +289,7 @@ def _make_place(target: int, name: str) -> None:
 
 def _copy_entry(origin: int, name: str, target: int, new: str, owner: tuple[int, int]) -> None:
     info = os.stat(name, dir_fd=origin, follow_symlinks=False)
-    with contextlib.suppress(FileNotFoundError):
-        if stat.S_ISDIR(os.stat(new, dir_fd=target, follow_symlinks=False).st_mode):
-            raise InvalidArgument(f"cannot copy to directory: {new}")
-        remove_at(target, new)
+    remove_at(target, new)  # a directory too, as dockerd does
     if stat.S_ISLNK(info.st_mode):
         os.symlink(os.readlink(name, dir_fd=origin), new, dir_fd=target)
     elif stat.S_ISREG(info.st_mode):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from api.errors import InvalidArgument
+from worker.engine.builder.gowords import quoted
 
 _SPECIAL = "@*#?-!$0123456789"
 
@@ -65,7 +66,7 @@ class _Scanner:
         return char
 
     def _bad(self, why: str) -> InvalidArgument:
-        return InvalidArgument(f'failed to process "{self._text}": {why}')
+        return InvalidArgument(f"failed to process {quoted(self._text)}: {why}")
 
     def _until(self, stop: str) -> str:
         """Read up to `stop` (which is consumed) or, without one, to the end."""

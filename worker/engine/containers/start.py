@@ -259,9 +259,18 @@ def _prepare(
     identity = users.resolve(config.user, passwd, group, wish.group_add or [])
     if config.working_dir not in ("", "/"):
         make_directories(root, config.working_dir)
+    _mount_points(record, root)
     layout.exit_file(record.id).unlink(missing_ok=True)
     layout.bundle(record.id).mkdir(parents=True, exist_ok=True)
     return identity, _devices(record), _throttles(throttled(wish))
+
+
+def _mount_points(record: ContainerRecord, root: Path) -> None:
+    """Directories to mount on, as dockerd leaves them in the container; the runtime would make them sticky."""
+    wanted = [mount.destination for mount in record.mounts if mount.type == "volume" or os.path.isdir(mount.source)]
+    for path in [*wanted, *(record.host_config.tmpfs or {})]:
+        with contextlib.suppress(InvalidArgument, OSError):  # what is wrong with it, the runtime says better
+            make_directories(root, path)
 
 
 def _bind_source(path: Path) -> None:

@@ -41,6 +41,8 @@ class ArchivedImage:
     layers: tuple[Part, ...]
     """Lowest first; each may be compressed."""
     references: tuple[Reference, ...]
+    parent: str = ""
+    """The id of the image it was built on."""
 
 
 class _ManifestEntry(msgspec.Struct, kw_only=True):
@@ -49,6 +51,7 @@ class _ManifestEntry(msgspec.Struct, kw_only=True):
     config: str = msgspec.field(name="Config")
     layers: list[str] = msgspec.field(name="Layers")
     repo_tags: list[str] | None = msgspec.field(name="RepoTags", default=None)
+    parent: str = msgspec.field(name="Parent", default="")
 
 
 class ArchiveReader:
@@ -134,7 +137,8 @@ class Archive:
             raise InvalidArgument(f"invalid image archive: manifest.json: {error}") from error
         for entry in entries:
             references = tuple(names.parse(text).tagged() for text in entry.repo_tags or [])
-            yield ArchivedImage(self._read(entry.config), tuple(map(self._get, entry.layers)), references)
+            layers = tuple(map(self._get, entry.layers))
+            yield ArchivedImage(self._read(entry.config), layers, references, entry.parent)
 
     def _blob(self, digest: str) -> str:
         return "blobs/sha256/" + digest.removeprefix("sha256:")

@@ -32,7 +32,8 @@ class ExtractOptions:
     """How to unpack."""
 
     whiteouts: bool = False
-    """The archive is an image layer: deletion marks are turned into overlayfs's."""
+    """The archive is an image layer: deletion marks are turned into overlayfs's, and its root has attributes. Of any
+    other archive the root is a directory that is there, which stays as it is."""
     owner: tuple[int, int] | None = None
     """Everything belongs to this (uid, gid), whatever the archive says."""
     keep_kinds: bool = False
@@ -148,7 +149,7 @@ class _Extraction:
     def _member(self, member: Member, reader: TarReader) -> None:
         path = clean_path(member.name, member.name)
         if not path:
-            if member.kind == tarstream.DIRECTORY and not self._options.below:
+            if member.kind == tarstream.DIRECTORY and self._options.whiteouts:
                 self._attributes_of_root(member)
             return
         path = self._placed(path)

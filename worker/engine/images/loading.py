@@ -40,7 +40,10 @@ class Loader:
             async with self._store.ingest() as pins, asyncio.TaskGroup() as group:
                 archive = await self._receive(body, pins, group, early, progress)
                 images = await self._store.disk.run(lambda: list(archive.images()))
-                return [await self._load_one(image, early, progress, report) for image in images]
+                loaded = [await self._load_one(image, early, progress, report) for image in images]
+                for image, identity in zip(images, loaded, strict=True):
+                    await self._store.set_parent(identity, image.parent)
+                return loaded
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         finally:

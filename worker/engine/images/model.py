@@ -5,7 +5,7 @@ Invariant: every reference and every hold names an image that is here; every ima
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -149,6 +149,13 @@ class Index:
     def children(self, image_id: str) -> list[str]:
         """Images that were built on this one."""
         return [record.id for record in self.visible() if record.parent == image_id]
+
+    def ancestor(self, image_id: str, among: Collection[str]) -> str:
+        """The nearest image below that is one of these; "" for none."""
+        parent = self.images[image_id].parent
+        while parent in self.images and parent not in among:
+            parent = self.images[parent].parent
+        return parent if parent in among else ""
 
     def find(self, text: str) -> str | None:
         """The image id that a name, name@digest, id or unique beginning of an id stands for.

@@ -133,7 +133,7 @@ def parse(text: str) -> Reference:
     domain, path = _split_domain(name)
     if not _PATH.fullmatch(path):
         if _PATH.fullmatch(path.lower()) and path != path.lower():
-            raise InvalidArgument(f"invalid reference format: repository name ({path}) must be lowercase")
+            raise InvalidArgument("invalid reference format: repository name must be lowercase")
         raise InvalidArgument("invalid reference format")
     if not _DOMAIN.fullmatch(domain):
         raise InvalidArgument("invalid reference format")

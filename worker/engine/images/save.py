@@ -34,6 +34,8 @@ class SavedImage:
     layers: Sequence[tuple[LayerRecord, Path]]
     """Lowest first, with the path of the blob."""
     references: Sequence[Reference] = field(default_factory=list)
+    parent: str = ""
+    """The nearest ancestor that is in the same archive."""
 
 
 def layer_directory(layer: LayerRecord) -> str:
@@ -102,6 +104,7 @@ def _pieces(images: Sequence[SavedImage]) -> Iterator[bytes]:
                 "Config": config,
                 "RepoTags": [reference.familiar() for reference in image.references] or None,
                 "Layers": [f"{layer_directory(layer)}/layer.tar" for layer, _blob in image.layers],
+                **({"Parent": image.parent} if image.parent else {}),
             }
         )
         for reference in image.references:

@@ -183,7 +183,8 @@ class ImageService:
                     pins.pin(layer.blob)
                 raw = await self.store.config_bytes(image)
                 blobs = [(layer, self.store.blobs.path(layer.blob)) for layer in layers]
-                images.append(SavedImage(image, raw, config, blobs, references))
+                parent = self.store.index.ancestor(image, chosen)
+                images.append(SavedImage(image, raw, config, blobs, references, parent))
             pieces = write_archive(images)
             try:
                 while (piece := await self.store.disk.run(next, pieces, None)) is not None:
@@ -213,9 +214,13 @@ class ImageService:
                 tags = [reference]
             if tags:
                 for one in tags:
-                    chosen.setdefault(index.references[str(one)], []).append(one)
+                    named = chosen.setdefault(index.references[str(one)], [])
+                    if one not in named:
+                        named.append(one)
             else:
                 image = index.find(text)
+                if image is None and reference is not None and (reference.tag or reference.digest):
+                    raise NotFound("reference does not exist")
                 if image is None:
                     raise NotFound(f"No such image: {text}")
                 chosen.setdefault(image, [])

@@ -365,6 +365,18 @@ class ImageStore:
         self.index.references[str(target)] = image
         self.index.images[image] = record
 
+    async def set_parent(self, image: str, parent: str) -> None:
+        """Say what an image was built on, as an archive has it: nothing happens if that can't be true."""
+        async with self._change:
+            child, other = self.index.images.get(image), self.index.images.get(parent)
+            if child is None or other is None or child.parent or other.removed or image == parent:
+                return
+            if child.chains[: len(other.chains)] != other.chains or self.index.ancestor(parent, {image}):
+                return
+            record = msgspec.structs.replace(child, parent=parent)
+            await self._records.write(Put(IMAGES, image, record))
+            self.index.images[image] = record
+
     def attributes(self, image: str, name: str) -> dict[str, str]:
         """What an event says of an image: its labels and its name."""
         config = self.index.configs.get(image)
