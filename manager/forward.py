@@ -18,6 +18,7 @@ from api.rpc.client import call
 from api.rpc.server import Peer
 from api.rpc.swarm_methods import CONTROL_CALL
 from api.types.dispatch import ForwardRequest, ForwardResponse
+from base.supervise import TaskOwner
 from manager import operations as ops
 from raft.errors import NotLeader
 
@@ -70,6 +71,7 @@ class LeaderLink:
         self._heard = heard
         self._handlers: ops.Handlers = {}
         self._channel: tuple[str, grpc.aio.Channel] | None = None
+        self._closing = TaskOwner("leader-link")
 
     def bind(self, handlers: ops.Handlers) -> None:
         """What runs the operations here."""
@@ -140,23 +142,33 @@ class LeaderLink:
             raise NotLeader(status.leader_id, status.leader_addr)
         return ForwardResponse(result=msgspec.msgpack.encode(await self._handlers[kind](operation)))
 
+    def renewed(self) -> None:
+        """This node has another certificate: connections that were made with the old one are used no more, for it will
+        expire. Calls that are under way on them come to their end."""
+        self._retire()
+
     async def close(self) -> None:
-        if self._channel is not None:
-            await self._channel[1].close()
-            self._channel = None
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel[1].close()
+        await self._closing.close()
 
     async def _forward(self, addr: str, operation: ops.Operation) -> Any:
         request = ForwardRequest(method=type(operation).__name__, arguments=msgspec.msgpack.encode(operation))
-        channel = await self._channel_to(addr)
+        channel = self._channel_to(addr)
         response = await call(channel, CONTROL_CALL, request, timeout=FORWARD_TIMEOUT_S)
         return msgspec.msgpack.decode(response.result, type=ops.OPERATIONS[type(operation)])
 
-    async def _channel_to(self, addr: str) -> grpc.aio.Channel:
+    def _channel_to(self, addr: str) -> grpc.aio.Channel:
         if self._channel is None or self._channel[0] != addr:
-            old, self._channel = self._channel, (addr, self._channels(addr))
-            if old is not None:
-                await old[1].close()
+            self._retire()
+            self._channel = addr, self._channels(addr)
         return self._channel[1]
+
+    def _retire(self) -> None:
+        old, self._channel = self._channel, None
+        if old is not None:
+            self._closing.spawn(old[1].close(FORWARD_TIMEOUT_S), name="close")
 
 
 def _nothing_done(error: errors.Unavailable) -> bool:

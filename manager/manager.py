@@ -144,6 +144,8 @@ class Manager:
         """The node's certificate was renewed."""
         self._identity = identity
         self._tls.update(identity=identity)
+        if self._parts is not None:
+            self._parts.link.renewed()
         if self._keys is not None and self._keys.rotate_if_old():
             log.info("the raft log is sealed with a new key from now on")
 

@@ -104,8 +104,7 @@ class Link:
 
     async def _maybe_renew_channel(self) -> None:
         now = asyncio.get_running_loop().time()
-        busy = self._snapshot is not None and not self._snapshot.done()
-        if now - self._channel_since > CHANNEL_AGE_S and not busy:
+        if now - self._channel_since > CHANNEL_AGE_S:
             await self._channel.close()
             self._channel, self._channel_since = self._channels(self.addr), now
 
@@ -136,7 +135,9 @@ class Link:
 
     async def _send_snapshot(self, message: InstallSnapshot) -> None:
         delivered = False
-        call = self._channel.stream_unary(SNAPSHOT.path)(timeout=SNAPSHOT_TIMEOUT_S)
+        # A channel of its own: the long stream may go on under a certificate that opens no new call any more.
+        channel = self._channels(self.addr)
+        call = channel.stream_unary(SNAPSHOT.path)(timeout=SNAPSHOT_TIMEOUT_S)
         try:
             for chunk in self._chunks(message):
                 await call.write(SNAPSHOT.encode(chunk))
@@ -147,6 +148,7 @@ class Link:
             log.warning("raft snapshot not delivered peer=%x error=%s", self._peer, error)
         finally:
             call.cancel()
+            await channel.close()
         self._events.snapshot_done(self._peer, delivered=delivered)
 
     def _chunks(self, message: InstallSnapshot) -> Iterator[SnapshotChunk]:

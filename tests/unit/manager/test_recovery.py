@@ -15,8 +15,10 @@ from api.rpc.client import call
 from api.rpc.swarm_methods import CONTROL_CALL
 from api.types.dispatch import ForwardRequest
 from api.types.objects import Node
+from api.types.swarm import CAConfig
 from api.types.swarm import RaftConfig as Wished
 from base.clock import NS, Clock
+from ca import certificates
 from ca.client import renew
 from ca.tls import channel
 from manager import operations as ops
@@ -125,6 +127,22 @@ async def test_managers_whose_certificates_have_all_expired_come_back_by_the_roo
         manager.set_identity(first.identity)
         assert (await renew(first.addr, first.identity)).role == "manager"
         await swarm.add_worker("w1")
+
+
+async def test_calls_to_the_leader_go_on_when_the_certificate_they_began_with_expires(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certificates, "LEAF_LIFE_MIN_NS", NS)
+    async with Swarm(tmp_path) as swarm:
+        second = await swarm.add_manager("m2")
+        assert second.manager is not None
+        cluster = await second.control().get_cluster()
+        brief = replace(cluster, spec=replace(cluster.spec, ca_config=CAConfig(node_cert_expiry=2 * NS)))
+        second.manager.set_identity(own_identity(brief, second.identity.node_id, CLOCK.now_ns()))
+        await second.control().create_service(service_spec("one"))
+        second.manager.set_identity(own_identity(cluster, second.identity.node_id, CLOCK.now_ns()))
+        await asyncio.sleep(3.1)  # certificates count whole seconds
+        await second.control().create_service(service_spec("two"))
 
 
 async def test_of_two_managers_one_may_move_though_neither_can_lead_without_the_other(tmp_path: Path) -> None:
