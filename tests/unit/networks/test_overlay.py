@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from functools import partial
 
 import pytest
 
@@ -186,6 +187,40 @@ def test_changing_a_table_comes_to_the_same_as_writing_it_anew(
     changed = netns.in_new(lambda: listed(balancing.whole_client(before), balancing.change_client(before, after)))
     anew = netns.in_new(lambda: listed(balancing.whole_client(after)))
     assert changed == anew
+
+
+MESH_STATES: list[dict[tuple[str, int], list[tuple[str, int]]]] = [
+    {},
+    {("tcp", 80): []},
+    {("tcp", 80): [("10.1.0.3", 80)], ("udp", 53): []},
+    {("tcp", 80): [("10.1.0.3", 80), ("10.1.0.4", 80)], ("tcp", 81): [("10.1.0.6", 8081)]},
+    {("udp", 53): [("10.1.0.3", 53)], ("tcp", 81): [("10.1.0.6", 8081), ("10.1.0.7", 8081)]},
+]
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("before", MESH_STATES)
+@pytest.mark.parametrize("after", MESH_STATES)
+def test_changing_the_mesh_comes_to_the_same_as_writing_it_anew(
+    before: balancing.Publications, after: balancing.Publications
+) -> None:
+    def listed(table: str, *transactions: str) -> list[str]:
+        context = Context()
+        try:
+            for commands in transactions:
+                if commands:
+                    context.run(commands)
+            return balancing.tokens(context.run(f"list table ip {table}"))
+        finally:
+            context.free()
+
+    for table, whole in (
+        ("shoal_mesh", lambda state: balancing.whole_mesh("shoal_mesh", state)),
+        (balancing.GATE, lambda state: balancing.whole_gate(state, "eth0")),
+    ):
+        step = balancing.change_publications(table, before, after)
+        changed = netns.in_new(partial(listed, table, whole(before), step))
+        assert changed == netns.in_new(partial(listed, table, whole(after)))
 
 
 @pytest.mark.root

@@ -148,15 +148,65 @@ def whole_gate(publications: Publications, outward: str) -> str:
     )
 
 
+def change_publications(table: str, before: Publications, after: Publications) -> str:
+    """Commands from one state of the host's or the gate's table to another; what is in both and equal is left out."""
+    lines: list[str] = []
+    for key, targets in after.items():
+        had = before.get(key)
+        if had is not None and list(had) == list(targets):
+            continue
+        if had and targets:
+            lines += [f"flush chain ip {table} {_to(key)}", _publication_rule(table, key, targets)]
+            continue
+        if had is not None:
+            lines += _unpublish(table, key, had)
+        lines += _publish(table, key, targets)
+    for key, had in before.items():
+        if key not in after:
+            lines += _unpublish(table, key, had)
+    return "\n".join(lines)
+
+
+def _to(key: tuple[str, int]) -> str:
+    """The chain of a published port."""
+    return f"to_{key[0]}{key[1]}"
+
+
+def _publication_rule(table: str, key: tuple[str, int], targets: Sequence[Target]) -> str:
+    return f"add rule ip {table} {_to(key)} meta l4proto {key[0]} {_spread_ports(targets)}"
+
+
+def _publish(table: str, key: tuple[str, int], targets: Sequence[Target]) -> list[str]:
+    protocol, port = key
+    if not targets:
+        return [f"add element ip {table} refused_{protocol} {{ {port} }}"]
+    return [
+        f"add chain ip {table} {_to(key)}",
+        _publication_rule(table, key, targets),
+        f"add element ip {table} by_{protocol} {{ {port} : jump {_to(key)} }}",
+    ]
+
+
+def _unpublish(table: str, key: tuple[str, int], had: Sequence[Target]) -> list[str]:
+    protocol, port = key
+    if not had:
+        return [f"delete element ip {table} refused_{protocol} {{ {port} }}"]
+    return [
+        f"delete element ip {table} by_{protocol} {{ {port} }}",
+        f"flush chain ip {table} {_to(key)}",
+        f"delete chain ip {table} {_to(key)}",
+    ]
+
+
 def _publication_parts(publications: Publications) -> Iterable[str]:
     for (protocol, port), targets in publications.items():
         if targets:
             rule = _spread_ports(targets)
-            yield f"  chain to_{protocol}{port} {{ meta l4proto {protocol} {rule}; }}"
+            yield f"  chain {_to((protocol, port))} {{ meta l4proto {protocol} {rule}; }}"
     for protocol in ("tcp", "udp"):
         served = [port for (name, port), targets in publications.items() if name == protocol and targets]
         refused = [port for (name, port), targets in publications.items() if name == protocol and not targets]
-        jumps = ", ".join(f"{port} : jump to_{protocol}{port}" for port in served)
+        jumps = ", ".join(f"{port} : jump {_to((protocol, port))}" for port in served)
         yield f"  map by_{protocol} {{ type inet_service : verdict; {_elements(jumps)} }}"
         yield f"  set refused_{protocol} {{ type inet_service; {_elements(', '.join(map(str, refused)))} }}"
 

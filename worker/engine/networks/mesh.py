@@ -142,16 +142,40 @@ class Mesh:
         gates = gate_targets(services)
         if gate is not None and gates != self._gate:
             gone = udp_gone(self._gate or {}, gates)
-            await self._pool.run(_apply_in, Path(gate.netns), balancing.whole_gate(gates, OUTWARD), gone)
-            self._gate = gates
+            await self._write_gate(Path(gate.netns), gates, gone)
         wanted = host_targets(services, self._local(), _on_gateway(gate) if gate is not None else "")
         self._hold(set(wanted))
         if wanted != self._host:
             gone = udp_gone(self._host or {}, wanted)
-            await self._nft.run(balancing.whole_mesh(self.table, wanted))
-            self._host = wanted
+            await self._write_host(wanted)
             if gone:
                 await self._pool.run(forget_backends, gone)
+
+    async def _write_gate(self, namespace: Path, wanted: Publications, gone: Collection[str]) -> None:
+        """The difference to what it holds; all of it if that is not known, or not so."""
+        if self._gate:
+            try:
+                changes = balancing.change_publications(balancing.GATE, self._gate, wanted)
+                await self._pool.run(_apply_in, namespace, changes, gone)
+            except Internal as error:
+                log.warning("gate is not as we left it, written anew error=%s", error)
+            else:
+                self._gate = wanted
+                return
+        await self._pool.run(_apply_in, namespace, balancing.whole_gate(wanted, OUTWARD), gone)
+        self._gate = wanted
+
+    async def _write_host(self, wanted: Publications) -> None:
+        if self._host:
+            try:
+                await self._nft.run(balancing.change_publications(self.table, self._host, wanted))
+            except Internal as error:
+                log.warning("mesh is not as we left it, written anew error=%s", error)
+            else:
+                self._host = wanted
+                return
+        await self._nft.run(balancing.whole_mesh(self.table, wanted))
+        self._host = wanted
 
     async def _take_away(self) -> None:
         self._hold(set())
