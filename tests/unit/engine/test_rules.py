@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.errors import InvalidArgument, NotSupported
+from api.errors import InvalidArgument
 from api.types.container import (
     ContainerConfig,
     CreateBody,
@@ -188,7 +188,8 @@ def test_bad_configurations(fields: dict[str, Any], text: str) -> None:
         ({"ipc_mode": "container:"}, "invalid IPC mode"),
         ({"userns_mode": "odd"}, "user namespace mode"),
         ({"port_bindings": {"80/tcp": [PortBinding(host_port="99999")]}}, "invalid port specification"),
-        ({"storage_opt": {"size": "1G"}}, "storage-opt"),
+        ({"storage_opt": {"size": "1G"}}, "storage-opt is supported only for overlay over xfs"),
+        ({"storage_opt": {"odd": "1G"}}, "Unknown option odd"),
         ({"runtime": "odd"}, "Unknown runtime specified odd"),
     ],
 )
@@ -197,10 +198,9 @@ def test_host_settings_that_cannot_be(fields: dict[str, Any], text: str) -> None
         normalise(HostConfig(**fields), {0, 1})
 
 
-@pytest.mark.parametrize("fields", [{"init": True}, {"cgroup": "container:x"}])
-def test_what_is_not_offered_is_refused_by_name(fields: dict[str, Any]) -> None:
-    with pytest.raises(NotSupported, match="HostConfig"):
-        normalise(HostConfig(**fields), {0})
+def test_what_has_no_effect_is_said() -> None:
+    host, warnings = normalise(HostConfig(cgroup="container:x"), {0})
+    assert (host.cgroup, warnings) == ("container:x", ["HostConfig.Cgroup has no effect. Use CgroupParent."])
 
 
 @pytest.mark.promise("containers.create.b65", "containers.create.b30", "containers.create.b36")

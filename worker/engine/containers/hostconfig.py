@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
-from api.errors import InvalidArgument, NotSupported
+from api.errors import InvalidArgument
 from api.types.container import DEFAULT_SHM_BYTES, HostConfig, LogConfig, Resources
 from api.types.endpoint import PortBinding
 from worker.engine.containers.config import parse_port
@@ -47,7 +47,7 @@ def normalise(
     memory_nodes: Collection[int] = (0,),
     log_default: LogConfig | None = None,
 ) -> tuple[HostConfig, list[str]]:
-    """The host configuration as kept, and warnings. Raises InvalidArgument or NotSupported naming the field.
+    """The host configuration as kept, and warnings. Raises InvalidArgument naming the field.
 
     `log_default`: the daemon's log driver.
     """
@@ -63,6 +63,8 @@ def normalise(
         raise InvalidArgument("SHM size can not be less than 0")
     _modes(host)
     _sysctls(host)
+    if host.cgroup:
+        warnings.append("HostConfig.Cgroup has no effect. Use CgroupParent.")
     changed = msgspec.structs.replace(
         host,
         network_mode=host.network_mode or "default",
@@ -188,18 +190,16 @@ def _cpuset(text: str, field: str, available: Collection[int]) -> None:
 def _refused(host: HostConfig) -> None:
     for link in host.links or []:
         parse_link(link)
-    if host.storage_opt:
-        raise InvalidArgument("--storage-opt is not supported by the overlay storage driver of this engine")
+    for name in host.storage_opt or {}:
+        if name.lower() != "size":
+            raise InvalidArgument(f"Unknown option {name}")
+        raise InvalidArgument("--storage-opt is supported only for overlay over xfs with 'pquota' mount option")
     if host.isolation not in ("", "default"):
         raise InvalidArgument(f"Invalid isolation: \"{host.isolation}\" - linux only supports 'default'")
     if host.runtime not in RUNTIMES:
         raise InvalidArgument(f"Unknown runtime specified {host.runtime}")
     if host.userns_mode not in ("", "host"):
         raise InvalidArgument("invalid user namespace mode: " + host.userns_mode)
-    if host.init:
-        raise NotSupported("HostConfig.Init: an init process inside the container is not supported")
-    if host.cgroup:
-        raise NotSupported("HostConfig.Cgroup: joining another container's cgroup is not supported")
 
 
 def _modes(host: HostConfig) -> None:

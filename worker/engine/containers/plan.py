@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from api.errors import InvalidArgument
+from api.errors import Internal, InvalidArgument
 from api.types.container import HostConfig
 from api.types.container import Resources as Limits
 from worker.engine.containers.config import command_line, merge_env
@@ -30,6 +30,7 @@ from worker.engine.runtime.spec import (
 )
 from worker.engine.runtime.users import Identity
 
+INIT_TARGET = "/sbin/docker-init"
 _TMPFS_DEFAULTS = ("noexec", "nosuid", "nodev")
 _TMPFS_FLAGS_TEXT = (
     "defaults exec noexec suid nosuid dev nodev rw ro sync async dirsync atime noatime diratime "
@@ -66,7 +67,7 @@ def settings(record: ContainerRecord, layout: Layout, around: Surroundings, host
     return ContainerSettings(
         id=record.id,
         process=ProcessSettings(
-            args=command_line(config),
+            args=[*_init(record, host), *command_line(config)],
             env=process_env(record, around.identity, merge_env(config.env or [], around.link_env), tty=config.tty),
             cwd=config.working_dir or "/",
             user=around.identity.user,
@@ -81,7 +82,7 @@ def settings(record: ContainerRecord, layout: Layout, around: Surroundings, host
         privileged=wish.privileged,
         hostname=config.hostname,
         domainname=config.domainname,
-        mounts=mounts(record, around),
+        mounts=[*mounts(record, around), *_init_mount(record, host)],
         netns=around.sandbox.netns,
         pid_ns=around.pid_ns,
         ipc_ns=around.ipc_ns,
@@ -93,6 +94,19 @@ def settings(record: ContainerRecord, layout: Layout, around: Surroundings, host
         seccomp_profile=oci_seccomp(security.seccomp, chosen),
         cgroup_parent=wish.cgroup_parent,
     )
+
+
+def _init(record: ContainerRecord, host: Host) -> list[str]:
+    """What stands before the command of a container with an init: only where it would be pid 1. Raises Internal."""
+    if not record.host_config.init or record.host_config.pid_mode:
+        return []
+    if not host.init:
+        raise Internal('exec: "docker-init": executable file not found in $PATH')
+    return [INIT_TARGET, "--"]
+
+
+def _init_mount(record: ContainerRecord, host: Host) -> list[Mount]:
+    return [Mount(INIT_TARGET, host.init, "bind", ("bind", "ro", "rprivate"))] if _init(record, host) else []
 
 
 def chosen_capabilities(wish: HostConfig, host: Host) -> tuple[str, ...]:

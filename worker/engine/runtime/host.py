@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,6 +33,8 @@ class Host:
     blkio_throttle: bool = True
     swap_limit: bool = True
     pids: bool = True
+    init: str = ""
+    """The program that is pid 1 of containers with HostConfig.Init: static, because it runs in their roots."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,10 @@ class DeviceNode:
     uid: int = 0
     gid: int = 0
     access: str = "rwm"
+
+
+INITS = ("docker-init", "tini-static")
+"""Programs that serve: Docker's own, Debian's."""
 
 
 def read_host(cgroups: Path = Path("/sys/fs/cgroup")) -> Host:
@@ -69,6 +76,7 @@ def read_host(cgroups: Path = Path("/sys/fs/cgroup")) -> Host:
         blkio_throttle=version == 2 or (cgroups / "blkio/blkio.throttle.read_bps_device").exists(),
         swap_limit=version == 2 or (cgroups / "memory/memory.memsw.limit_in_bytes").exists(),
         pids=version == 2 or (cgroups / "pids").exists(),
+        init=next((found for name in INITS if (found := shutil.which(name)) is not None), ""),
     )
 
 
