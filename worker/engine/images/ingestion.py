@@ -75,12 +75,17 @@ class Ingestion:
         self.pin(blob)
         return await self._store.unpack(self, parent, blob, diff_id, progress, ready)
 
-    async def register(self, raw: bytes, references: Iterable[Reference] = (), parent: str = "") -> str:
+    async def register(
+        self, raw: bytes, references: Iterable[Reference] = (), parent: str = "", *, named: bool = True
+    ) -> str:
         """Make the image known; durable on return. Returns its id.
+
+        Args:
+            named: the configuration names the layers, as an image's does.
 
         Raises InvalidArgument when the configuration names other layers than were added.
         """
         config = parse_config(raw)
-        if config.rootfs.diff_ids != [layer.diff_id for layer in self.layers]:
+        if named and config.rootfs.diff_ids != [layer.diff_id for layer in self.layers]:
             raise InvalidArgument("image configuration and layers do not match")
         return await self._store.register(self, raw, config, references, parent)

@@ -53,7 +53,8 @@ class Puller:
     """Pulls images into a store."""
 
     def __init__(self, store: ImageStore, config: RegistryConfig, artifact: str = "") -> None:
-        """`artifact`: the media type of the configurations it takes; "" takes those of images."""
+        """`artifact`: the media type of the configurations it takes; "" takes those of images. Of other artifacts the
+        diff ids are not relied upon: dockerd writes the digests of compressed layers there for plugins."""
         self._store = store
         self._config = config
         self._artifact = artifact
@@ -117,7 +118,7 @@ class Puller:
             raise InvalidArgument(f"image configuration is larger than {limits.CONFIG_MAX} bytes")
         config = await repository.small_blob(manifest.config.digest, limits.CONFIG_MAX)
         image = parse_config(config)
-        if len(image.rootfs.diff_ids) != len(manifest.layers):
+        if not self._artifact and len(image.rootfs.diff_ids) != len(manifest.layers):
             raise InvalidArgument("invalid image: manifest and configuration name different numbers of layers")
         return _Found(manifest, config, image, manifest.config.digest, digest)
 
@@ -131,8 +132,11 @@ class Puller:
         up_to_date = known is not None and all(index.references.get(str(name)) == found.image_id for name in names)
         if not up_to_date:
             async with self._store.ingest() as ingestion:
-                await self._layers(repository, ingestion, found, report)
-                await ingestion.register(found.config, names)
+                if self._artifact:
+                    await self._layers_in_turn(repository, ingestion, found, report)
+                else:
+                    await self._layers(repository, ingestion, found, report)
+                await ingestion.register(found.config, names, named=not self._artifact)
         report({"status": f"Digest: {found.digest}"})
         self._store.publish_transfer("pull", reference, found.image_id)
         outcome = "Image is up to date" if up_to_date else "Downloaded newer image"
@@ -168,6 +172,21 @@ class Puller:
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         ingestion.layers += [task.result() for task in unpacked]
+
+    async def _layers_in_turn(
+        self, repository: Repository, ingestion: Ingestion, found: _Found, report: Report
+    ) -> None:
+        """Download in parallel, and unpack one after the other: only what was unpacked tells what stands on it."""
+        for layer in found.manifest.layers:
+            ingestion.pin(layer.digest)
+        try:
+            async with asyncio.TaskGroup() as group:
+                downloads = self._start_downloads(group, repository, found.manifest.layers, report)
+                for layer in found.manifest.layers:
+                    download = downloads[layer.digest]
+                    ingestion.layers.append(await self._unpack(ingestion, download, layer, ingestion.chain, "", report))
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
 
     def _start_downloads(
         self, group: asyncio.TaskGroup, repository: Repository, layers: Sequence[Descriptor], report: Report
