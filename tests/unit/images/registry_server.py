@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 from collections import Counter
 from collections.abc import Callable
 from types import TracebackType
@@ -31,6 +32,9 @@ class RegistryServer:
         self.fault: Fault | None = None
         """Asked first, with the request and how often this path was asked for before."""
         self.ranges = True
+        self.tls: ssl.SSLContext | None = None
+        """Set before it starts: it speaks HTTPS, under any name of this machine."""
+        self.name = "127.0.0.1"
         self._seen: Counter[str] = Counter()
 
     async def __aenter__(self) -> RegistryServer:
@@ -40,7 +44,7 @@ class RegistryServer:
         app.router.add_route("*", "/v2/{rest:.*}", self._serve)
         self._runner = web.AppRunner(app)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self.tls)
         await site.start()
         self.port: int = self._runner.addresses[0][1]
         return self
@@ -52,7 +56,7 @@ class RegistryServer:
 
     @property
     def host(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.name}:{self.port}"
 
     def add(self, name: str, tag: str, image: TestImage) -> str:
         """Publish an image; returns its manifest digest."""
@@ -85,7 +89,8 @@ class RegistryServer:
         sent = request.headers.get("Authorization", "")
         self.authorizations.append(sent)
         if self.tokens_needed and sent != "Bearer a-token":
-            realm = f'Bearer realm="http://{self.host}/token",service="test"'
+            scheme = "https" if self.tls else "http"
+            realm = f'Bearer realm="{scheme}://{self.host}/token",service="test"'
             return web.json_response(
                 {"errors": [{"code": "UNAUTHORIZED", "message": "log in"}]},
                 status=401,

@@ -13,9 +13,11 @@ import hashlib
 import ipaddress
 import logging
 import re
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -26,6 +28,7 @@ from yarl import URL
 from api.errors import NotFound, ShoalError, Unauthorized, Upstream
 from api.types.auth import AuthConfig
 from worker.engine.images import limits
+from worker.engine.images.certificates import DIRECTORY, tls_context
 from worker.engine.images.manifest import ACCEPTED
 from worker.engine.images.names import DEFAULT_DOMAIN, Reference
 
@@ -48,6 +51,8 @@ class RegistryConfig:
     """Base URLs tried first for docker.io, in order."""
     insecure: Sequence[str] = ()
     """`host[:port]` or CIDR: TLS is not verified and plain HTTP is used when there is no TLS. Loopback always is."""
+    certificates: Path = DIRECTORY
+    """A directory for each registry with certificates of its own; see `certificates`."""
     retry_delay_s: float = 1.0
     """Before the second attempt; it doubles from there."""
 
@@ -59,6 +64,8 @@ class Endpoint:
     base: URL
     mirror: bool = False
     verify: bool = True
+    certificates: Path | None = None
+    """The directory of its own certificates."""
 
 
 class RegistryError(Upstream):
@@ -90,12 +97,17 @@ def is_insecure(host: str, port: int | None, configured: Sequence[str]) -> bool:
 def endpoints(reference: Reference, config: RegistryConfig) -> list[Endpoint]:
     """Where to ask for a repository, in order."""
     if reference.domain == DEFAULT_DOMAIN:
-        mirrors = [Endpoint(URL(mirror), mirror=True) for mirror in config.mirrors]
-        return [*mirrors, Endpoint(_HUB)]
+        mirrors = [
+            Endpoint(URL(mirror), mirror=True, certificates=config.certificates / URL(mirror).authority)
+            for mirror in config.mirrors
+        ]
+        return [*mirrors, Endpoint(_HUB, certificates=config.certificates / DEFAULT_DOMAIN)]
     url = URL(f"https://{reference.domain}")
+    own = config.certificates / reference.domain
     if is_insecure(url.host or "", url.explicit_port, config.insecure):
-        return [Endpoint(url, verify=False), Endpoint(URL(f"http://{reference.domain}"), verify=False)]
-    return [Endpoint(url)]
+        plain = Endpoint(URL(f"http://{reference.domain}"), verify=False)
+        return [Endpoint(url, verify=False, certificates=own), plain]
+    return [Endpoint(url, certificates=own)]
 
 
 def parse_challenge(header: str) -> tuple[str, Mapping[str, str]]:
@@ -118,6 +130,7 @@ class Repository:
         self._authorization = ""
         self._login = asyncio.Lock()
         self._session: aiohttp.ClientSession | None = None
+        self._tls: ssl.SSLContext | bool = endpoint.verify
         self._answered = False
         self.identity_token = ""
         """What the token service gave to use in place of the password; asked for without a repository only."""
@@ -126,6 +139,8 @@ class Repository:
         timeout = aiohttp.ClientTimeout(
             total=None, sock_connect=_CONNECT_TIMEOUT_S, connect=None, sock_read=_READ_TIMEOUT_S
         )
+        if self.endpoint.certificates is not None and self.endpoint.base.scheme == "https":
+            self._tls = await asyncio.to_thread(tls_context, self.endpoint.certificates, verify=self.endpoint.verify)
         self._session = aiohttp.ClientSession(
             timeout=timeout,
             auto_decompress=False,
@@ -176,9 +191,7 @@ class Repository:
         if self._authorization and url.origin() == self.endpoint.base.origin():
             sent["Authorization"] = self._authorization
         try:
-            async with self._session.request(
-                method, url, headers=sent, data=data, ssl=self.endpoint.verify or False
-            ) as response:
+            async with self._session.request(method, url, headers=sent, data=data, ssl=self._tls) as response:
                 self._answered = True
                 yield response
         except (aiohttp.ClientError, TimeoutError) as error:
@@ -213,14 +226,12 @@ class Repository:
             if auth is not None and auth.identitytoken:
                 form = {"grant_type": "refresh_token", "refresh_token": str.__str__(auth.identitytoken)}
                 form |= {"client_id": "shoal", **query}
-                pending = self._session.post(realm, data=form, ssl=self.endpoint.verify or False)
+                pending = self._session.post(realm, data=form, ssl=self._tls)
             else:
                 headers = {"Authorization": _basic(auth)} if auth is not None and auth.username else {}
                 if headers and not self._path and auth is not None:
                     query |= {"account": auth.username, "client_id": "shoal", "offline_token": "true"}
-                pending = self._session.get(
-                    realm.update_query(query), headers=headers, ssl=self.endpoint.verify or False
-                )
+                pending = self._session.get(realm.update_query(query), headers=headers, ssl=self._tls)
             async with pending as response:
                 if response.status >= 400:
                     error = await _error_of(response)
