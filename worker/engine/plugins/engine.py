@@ -176,7 +176,7 @@ class Plugins:
                     record = await self._settled(self._install(reference, artifact))
             finally:
                 await self._collect()
-        self._publish("pull", record)
+        self._events.publish("plugin", "pull", record.full_name, {"name": record.full_name})
         return privileges(self._configs[record.full_name])
 
     async def create(self, name: str, body: AsyncIterator[bytes]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -61,10 +62,10 @@ class Place:
         return self.home / "bundle"
 
     def on_host(self, path: str, propagated_mount: str) -> str:
-        """Where the host finds what a plugin calls `path`; "" stays ""."""
+        """Where the host finds what a plugin calls `path`, never outside of its own root; "" stays ""."""
         if not path:
             return ""
-        inside = PurePosixPath("/", path)
+        inside = PurePosixPath("/", posixpath.normpath("/" + path).lstrip("/"))
         if propagated_mount and inside.is_relative_to(propagated_mount):
             return str(self.propagated / inside.relative_to(propagated_mount))
         return str(self.merged / inside.relative_to("/"))
