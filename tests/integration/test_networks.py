@@ -352,6 +352,29 @@ def test_icc_off_keeps_containers_of_one_network_apart(tmp_path: Path) -> None:
     alone(body)
 
 
+def test_a_bridge_keeps_its_hardware_address_whoever_joins_and_leaves(tmp_path: Path) -> None:
+    """Else the neighbour entries of all the other containers lead nowhere until they have been probed in vain."""
+
+    async def body() -> None:
+        def hardware() -> str:
+            with IPRoute() as ip:
+                (link,) = ip.link("get", ifname="shoal0")
+                return str(link.get_attr("IFLA_ADDRESS"))
+
+        async with controller(tmp_path) as networks:
+            seen = {await asyncio.to_thread(hardware)}
+            names = [f"c{number}" for number in range(8)]
+            for name in names:
+                await networks.attach(request(tmp_path, name))
+                seen.add(await asyncio.to_thread(hardware))
+            for name in names:
+                await networks.detach((name * 64)[:64])
+                seen.add(await asyncio.to_thread(hardware))
+            assert len(seen) == 1
+
+    alone(body)
+
+
 def test_a_network_inherits_no_flow_of_one_that_had_its_subnet(tmp_path: Path) -> None:
     async def body() -> None:
         Path("/proc/sys/net/bridge/bridge-nf-call-iptables").write_text("1")  # flows between ports are tracked

@@ -71,6 +71,13 @@ def sysctl(path: str, value: str) -> None:
         file.write_text(value)
 
 
+def keep_hardware_address(ip: IPRoute, index: int) -> None:
+    """A bridge whose address nobody set takes its lowest port's, and changes it as ports come and go: everybody's
+    neighbour entries for the gateway are wrong then, until they have been probed in vain. Set, it stays."""
+    (link,) = ip.link("get", index=index)
+    ip.link("set", index=index, address=link.get_attr("IFLA_ADDRESS"))
+
+
 class Links:
     """The host's side. Make it, use it and close it in the same thread."""
 
@@ -91,6 +98,7 @@ class Links:
             index = self._index(plan.name)
         elif not Path(f"/proc/sys/net/ipv4/conf/{plan.name}").exists() or self._kind(index) != "bridge":
             raise Conflict(f"link {plan.name} exists and is not a bridge")
+        keep_hardware_address(self._ip, index)
         address, _, prefix = plan.address.partition("/")
         if address:
             with _ignoring(errno.EEXIST):

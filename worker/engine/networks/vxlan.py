@@ -20,7 +20,7 @@ from pyroute2 import IPRoute
 
 from api.types.dataplane import Overlay
 from api.wire.ipam import mac_of, parse_address
-from worker.engine.networks.links import index_of, make_sandbox, sysctl
+from worker.engine.networks.links import index_of, keep_hardware_address, make_sandbox, sysctl
 from worker.engine.networks.rtnl import RouteSocket
 from worker.engine.syscalls import netns
 
@@ -92,6 +92,7 @@ def _arrange(overlay: Overlay) -> None:
     with IPRoute() as ip:
         ip.link("add", ifname=BRIDGE, kind="bridge", mtu=overlay.mtu)
         bridge, vxlan = socket.if_nametoindex(BRIDGE), socket.if_nametoindex(VXLAN)
+        keep_hardware_address(ip, bridge)
         for pool in overlay.pools:
             prefix = int(pool.subnet.partition("/")[2])
             ip.addr("add", index=bridge, address=pool.gateway, prefixlen=prefix)
