@@ -38,10 +38,16 @@ def main() -> int:
     images.add_argument("--turns", type=int, default=5, help="of each engine (default 5; builds twice as many)")
     images.add_argument("--size", type=int, default=200, help="megabytes of the image and the context (default 200)")
     images.add_argument("--memory", type=int, default=2000, help="megabytes of the large pull (default 2000; 0: none)")
+    commits = commands.add_parser("commits", help="commits per second of three managers, beside etcd 3.4")
+    commits.add_argument("--seconds", type=float, default=8, help="each figure (default 8)")
+    commits.add_argument("--idle", type=float, default=20, help="seconds of watching idle managers (default 20)")
+    store = commands.add_parser("store", help="snapshot and restore of a full store, memory of an object")
+    store.add_argument("--objects", type=int, default=100_000)
     arguments = parser.parse_args()
     if Path(sys.prefix) != ROOT / ".venv":  # started by the machine's Python
         os.execv(PYTHON, [str(PYTHON), str(Path(__file__).resolve()), *sys.argv[1:]])
     sys.path.insert(0, str(ROOT))
+    from benchmarks import commits as commits_benchmark
     from benchmarks import engine as engine_benchmark
     from benchmarks import failover as failover_benchmark
     from benchmarks import images as images_benchmark
@@ -49,10 +55,15 @@ def main() -> int:
     from benchmarks import scheduler as scheduler_benchmark
     from benchmarks import simulated as simulated_benchmark
     from benchmarks import start as start_benchmark
+    from benchmarks import store as store_benchmark
     from lab.paths import LabError
 
     try:
-        if arguments.what == "simulated":
+        if arguments.what == "commits":
+            commits_benchmark.run(seconds=arguments.seconds, idle_s=arguments.idle)
+        elif arguments.what == "store":
+            store_benchmark.run(arguments.objects)
+        elif arguments.what == "simulated":
             simulated_benchmark.run(arguments.nodes, arguments.tasks)
         elif arguments.what == "scheduler":
             scheduler_benchmark.run(arguments.nodes, arguments.tasks)

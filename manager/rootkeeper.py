@@ -49,7 +49,9 @@ class RootKeeper:
 
 def _finish(batch: Batch) -> bool:
     cluster = batch.view.cluster()
-    done = rotation.finished(cluster, batch.view.all(Node)) if cluster is not None else None
+    if cluster is None or cluster.root_rotation is None:
+        return False
+    done = rotation.finished(cluster, batch.view.all(Node))
     if done is not None:
         batch.put(done)
     return done is not None
