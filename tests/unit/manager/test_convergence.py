@@ -5,6 +5,7 @@ In the end each service has exactly the containers that its spec asks for, and n
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 
 import msgspec
@@ -12,6 +13,7 @@ import pytest
 
 from api.types.objects import Node, NodeState, Service, Task, TaskState
 from api.types.swarm import GlobalService, ServiceMode, UpdateConfig
+from manager.labels import REBALANCE
 from tests.unit.manager import make
 from tests.unit.manager.model import Model
 
@@ -22,6 +24,11 @@ STEPS = 40
 def service(name: str, replicas: int, image: str = "busybox:1", **more: object) -> Service:
     of = make.service(replicas, task=make.template(image), update=UpdateConfig(parallelism=2), **more)  # type: ignore[arg-type]
     return msgspec.structs.replace(of, id=name, spec=msgspec.structs.replace(of.spec, name=name))
+
+
+def labelled(of: Service, moves: str) -> Service:
+    """With a budget of moves a minute."""
+    return msgspec.structs.replace(of, spec=msgspec.structs.replace(of.spec, labels={REBALANCE: moves}))
 
 
 def images(model: Model) -> Counter[str]:
@@ -105,7 +112,11 @@ async def test_a_node_where_tasks_keep_failing_is_avoided() -> None:
     assert (len(model.running["n0"]), len(model.running["n1"])) == (0, 2)
 
 
-@pytest.mark.parametrize("seed", range(12))
+SEEDS = 84 if os.environ.get("SHOAL_LONG") else 12
+"""A seed is 120 changes: 1,440 of them, or 10,080."""
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
 async def test_random_users_faults_and_leaders(seed: int) -> None:
     model = Model(seed)
     rng = model.rng
@@ -116,7 +127,7 @@ async def test_random_users_faults_and_leaders(seed: int) -> None:
             case 0 | 1 | 2:
                 name, replicas, image = f"s{rng.randrange(4)}", rng.randrange(7), f"busybox:{rng.randrange(3)}"
                 expected[name] = (replicas, image)
-                await model.put_service(service(name, replicas, image))
+                await model.put_service(labelled(service(name, replicas, image), rng.choice(["0", "60"])))
             case 3 if expected:
                 name = rng.choice(sorted(expected))
                 del expected[name]

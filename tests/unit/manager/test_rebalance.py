@@ -17,11 +17,7 @@ from manager.orchestrator import balance
 from manager.orchestrator.rebalancer import preview
 from tests.unit.manager import make
 from tests.unit.manager.model import Model
-from tests.unit.manager.test_convergence import service
-
-
-def labelled(of: Service, moves: str) -> Service:
-    return msgspec.structs.replace(of, spec=msgspec.structs.replace(of.spec, labels={REBALANCE: moves}))
+from tests.unit.manager.test_convergence import labelled, service
 
 
 def spread(model: Model, name: str = "web") -> list[int]:
