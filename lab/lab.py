@@ -198,11 +198,15 @@ class Lab:
     ) -> None:
         """Start the host (if it is off) and its engine (if it is not running); returns when it answers.
 
+        A registry that was killed starts too, and answers a moment later.
         `program` stands in for the engine's own for this one time, `env` is added to its environment.
         """
         current = self.host(host)
         if alive(current.init) and alive(current.daemon):
             raise LabError(f"the engine of {host} already runs")
+        if current.role == "registry":
+            self._start_registry(current)
+            return
         if not alive(current.init):
             hosts.end(self.name, host)  # cgroups a crash may have left
             self._power_on(host)
@@ -238,12 +242,14 @@ class Lab:
         registry = Host(name="registry", role="registry", address=network.REGISTRY, init=init)
         network.plug(self.name, self.host("switch"), registry)
         (hosts.host_lib(self.name, "registry") / "config.yml").write_text(REGISTRY_CONFIG)
-        argv = [str(program("docker-registry")), "serve", "/var/lib/config.yml"]
-        daemon = hosts.start_in(self.name, registry, argv)
-        registry = msgspec.structs.replace(registry, daemon=daemon)
-        self._change(lambda state: msgspec.structs.replace(state, registry=registry))
+        self._start_registry(registry)
         seed = [sys.executable, "-I", str(ROOT / "lab" / "image.py"), engines.MIRROR]
         hosts.run_in(self.name, registry, seed)
+
+    def _start_registry(self, registry: Host) -> None:
+        argv = [str(program("docker-registry")), "serve", "/var/lib/config.yml"]
+        running = msgspec.structs.replace(registry, daemon=hosts.start_in(self.name, registry, argv))
+        self._change(lambda state: msgspec.structs.replace(state, registry=running))
 
     def _power_on(self, name: str) -> None:
         init = hosts.spawn(self.name, name, known=self._known())

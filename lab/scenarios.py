@@ -11,6 +11,7 @@ FILES = (
     "test_managers.py",
     "test_manager_faults.py",
     "test_service_faults.py",
+    "test_service_images.py",
     "test_network.py",
     "test_network_faults.py",
     "test_network_traffic.py",
