@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from api.errors import Conflict, Forbidden, InvalidArgument, NotFound, NotModified, NotSupported
+from api.errors import Conflict, Forbidden, InvalidArgument, NotFound, NotModified
 from api.types.container import RestartPolicy, UpdateBody
 from api.types.endpoint import EndpointSettings, PortBinding
 from tests.unit.engine.conftest import Bench
@@ -328,8 +328,8 @@ async def test_a_removal_cut_short_is_finished(bench: Bench) -> None:
 
 
 async def test_refused_fields_are_named(bench: Bench) -> None:
-    with pytest.raises(NotSupported, match="Init"):
-        await bench.create(host={"init": True})
+    with pytest.raises(InvalidArgument, match="--storage-opt is supported only"):
+        await bench.create(host={"storage_opt": {"size": "1g"}})
     with pytest.raises(InvalidArgument, match="could not get container for a"):
         await bench.create(host={"links": ["a:b"]})
     with pytest.raises(InvalidArgument, match="bad format for links"):

@@ -13,6 +13,7 @@ from worker.engine.containers.store import ContainerStore
 from worker.engine.events.bus import EventBus
 from worker.engine.parts import Images, Networks, Runtime, Volumes
 from worker.engine.runtime.host import Host
+from worker.engine.syscalls.inotify import Directories
 
 DISK_THREADS = 4
 
@@ -84,5 +85,7 @@ class Kit:
     """As read at start (`start_up`)."""
     log_default: LogConfig = field(default_factory=LogConfig)
     """The log driver of containers that name none, and its options."""
+    directories: Directories = field(default_factory=Directories)
+    """Tells followers of logs that there is more."""
     disk: Pool = field(default_factory=lambda: Pool("containers", DISK_THREADS))
     owner: TaskOwner = field(default_factory=lambda: TaskOwner("containers"))

@@ -47,6 +47,7 @@ class Logs:
             streams=[name for name, shown in (("stdout", options.stdout), ("stderr", options.stderr)) if shown],
             ended=container.run_ended,
             pool=self._kit.disk,
+            directories=self._kit.directories,
             end=(end.inode, end.size) if end is not None else None,
         )
         details = details_of(container.record) if options.details else ""

@@ -26,14 +26,13 @@ from worker.engine.logs.drivers.about import About, chosen
 from worker.engine.logs.drivers.connections import Link
 from worker.engine.logs.drivers.driver import Driver
 from worker.engine.logs.drivers.options import REMOTE
-from worker.engine.logs.reader import Cursor, LogLine, LogReader
+from worker.engine.logs.reader import Cursor, LogLine, LogReader, pause
 
 log = logging.getLogger(__name__)
 
 FINISH_S, UNREACHABLE_S = 10.0, 1.0
 """How long the removal of a container waits for its last lines to be sent: to a receiver that takes lines, as long as
 dockerd waits; to one that can't be reached."""
-LOOK_S = 0.1
 
 
 class Shipping:
@@ -106,6 +105,11 @@ class _Shipment:
         kit, container = self._kit, self.container
         reader = LogReader(kit.layout.log(container.id))
         place = kit.layout.sent(container.id)
+        with kit.directories.watch(kit.layout.directory(container.id)) as changed:
+            return await self._run(reader, place, changed)
+
+    async def _run(self, reader: LogReader, place: Path, changed: asyncio.Event | None) -> bool:
+        kit, container = self._kit, self.container
         try:
             cursor = await kit.disk.run(_load, place)
             if cursor is not None and not await kit.disk.run(reader.resume, cursor):
@@ -113,6 +117,8 @@ class _Shipment:
             while True:
                 # Asked before reading: what was written before the end is then certainly read.
                 over = container.run_ended.is_set()
+                if changed is not None:
+                    changed.clear()
                 lines = await kit.disk.run(reader.read)
                 if lines:
                     await self._send(lines)
@@ -120,7 +126,7 @@ class _Shipment:
                 elif over:
                     return container.run_ended.is_set()
                 else:
-                    await _pause(container.run_ended)
+                    await pause(container.run_ended, changed)
         finally:
             reader.close()
             self._hang_up()
@@ -150,15 +156,6 @@ class _Shipment:
         link, self._link = self._link, None
         if link is not None:
             link.close()
-
-
-async def _pause(ended: asyncio.Event) -> None:
-    """Until the next look at the log, or the end of the run."""
-    try:
-        async with asyncio.timeout(LOOK_S):
-            await ended.wait()
-    except TimeoutError:
-        pass
 
 
 def _driver(record: ContainerRecord) -> Driver:

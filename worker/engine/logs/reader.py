@@ -8,6 +8,7 @@ a thread; a damaged line (the machine lost power while it was written) is passed
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import itertools
 import os
@@ -22,12 +23,16 @@ import msgspec
 
 from base.clock import parse_time
 from base.offload import Pool
+from worker.engine.syscalls.inotify import Directories
 
 CHUNK = 256 * 1024
 MAX_LINE = 1024 * 1024
 """Longer than any entry the monitor writes (16 KiB of text, escaped): more is damage."""
 MARK_BYTES = 256
 POLL_SECONDS = 0.05
+"""Between two looks of a follower that nobody tells of changes."""
+TOLD_SECONDS = 2.0
+"""And of one that is told, for what it may not be told of."""
 END_AFTER_MISSING = 3
 
 
@@ -94,6 +99,7 @@ async def read_logs(
     ended: asyncio.Event | None = None,
     pool: Pool | None = None,
     end: tuple[int, int] | None = None,
+    directories: Directories | None = None,
 ) -> AsyncIterator[list[LogLine]]:
     """The entries of the log at `path`, oldest first, in lists of many: a log is read at the pace of its lists.
 
@@ -105,8 +111,10 @@ async def read_logs(
             counted.
         pool: whose threads read; None reads in line (small logs, tests).
         end: (inode, size) of the file where to stop, and how much of it to read.
+        directories: who tells a follower that there is more; None looks again and again.
     """
     reader = LogReader(path, end)
+    held = contextlib.ExitStack()
 
     async def piece() -> list[LogLine]:
         return await pool.run(reader.read) if pool is not None else reader.read()
@@ -117,12 +125,17 @@ async def read_logs(
         return line.stream in streams and line.time_ns >= since_ns
 
     try:
+        changed: asyncio.Event | None = None
+        if follow and directories is not None:
+            changed = held.enter_context(directories.watch(path.parent))
         if tail >= 0:
             select = _Selection(since_ns, until_ns, frozenset(streams))
             yield await pool.run(reader.last, tail, select) if pool is not None else reader.last(tail, select)
         while True:
             # Asked before reading: what was written before the end is then certainly read.
             over = not follow or (ended is not None and ended.is_set())
+            if changed is not None:
+                changed.clear()
             lines = await piece()
             if until_ns and any(line.time_ns > until_ns for line in lines):
                 yield [
@@ -134,19 +147,24 @@ async def read_logs(
             else:
                 if over:
                     return
-                await _pause(ended)
+                await pause(ended, changed)
     finally:
+        held.close()
         reader.close()
 
 
-async def _pause(ended: asyncio.Event | None) -> None:
-    """Until the next look at the file, or the end of the container."""
-    if ended is None or ended.is_set():
-        await asyncio.sleep(POLL_SECONDS)
-        return
+async def pause(ended: asyncio.Event | None, changed: asyncio.Event | None) -> None:
+    """Until the next look at a log: `changed` if there is one, a little time if not; or the end of the container."""
+    events = [event for event in (ended, changed) if event is not None]
     try:
-        async with asyncio.timeout(POLL_SECONDS):
-            await ended.wait()
+        async with asyncio.timeout(POLL_SECONDS if changed is None else TOLD_SECONDS), asyncio.TaskGroup() as group:
+            waiting = [group.create_task(event.wait()) for event in events]
+            if waiting:
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            else:
+                await asyncio.sleep(POLL_SECONDS)
+            for task in waiting:
+                task.cancel()
     except TimeoutError:
         pass
 
