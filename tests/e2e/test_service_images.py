@@ -45,7 +45,7 @@ def test_the_registry_is_down_during_an_update(api: Swarm) -> None:
         api.update("shop", new)
         api.until(lambda: paused(api, "shop"), "shop", "the update to pause")
         assert "No such image" in errors(api, "shop")[0]
-        assert len(before & {task["ID"] for task in api.tasks("shop", "running")}) == 4, "the others run on"
+        assert len(before & {task["ID"] for task in api.tasks("shop", "running")}) >= 4, "the others run on"
     finally:
         api.lab.start("registry")
     api.update("shop", new)
