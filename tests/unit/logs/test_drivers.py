@@ -344,6 +344,33 @@ async def test_nobody_there() -> None:
             assert words in str(caught.value.strerror)
 
 
+async def test_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "JOURNAL", str(tmp_path / "socket"))
+    driver = Driver("journald", {"tag": "{{.Name}}"}, ABOUT)
+    with pytest.raises(OSError, match="journald is not enabled on this host"):
+        await driver.connect()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(tmp_path / "socket"))
+        link = await driver.connect()
+        await link.send(*driver.encode([OUT]))
+        fields = dict(line.split(b"=", 1) for line in receiver.recv(65536).splitlines() if b"=" in line)
+        assert (fields[b"MESSAGE"], fields[b"CONTAINER_TAG"], fields[b"PRIORITY"]) == (b"hello world", b"web", b"6")
+        link.close()
+
+
+async def test_the_host_s_own_syslog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "LOCAL_SYSLOG", (str(tmp_path / "absent"), str(tmp_path / "log")))
+    driver = Driver("syslog", {}, ABOUT)
+    with pytest.raises(OSError, match="Unix syslog delivery error"):
+        await driver.connect()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(tmp_path / "log"))
+        link = await driver.connect()
+        await link.send(*driver.encode([OUT]))
+        assert receiver.recv(65536).endswith(b"0123456789ab[3]: hello world\n")
+        link.close()
+
+
 async def test_datagrams() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
         receiver.bind(("127.0.0.1", 0))
