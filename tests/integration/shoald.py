@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import socket
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.unixhttp import Answer, ask
+from worker.engine.syscalls.tree import remove_tree
 
 APART = ("unshare", "--net", "--mount", "--propagation", "slave", "--pid", "--fork", "--kill-child", "--mount-proc")
 BOOT = 'ip link set lo up; exec "$0" -m daemon.main "$@"'
@@ -205,7 +205,7 @@ def _remove(directory: Path) -> None:
     deadline = time.monotonic() + 10
     while True:
         try:
-            shutil.rmtree(directory)
+            remove_tree(directory)  # whatever lies there: also what is too deep for a recursion
             return
         except OSError:
             if time.monotonic() > deadline:

@@ -95,7 +95,7 @@ def _source(root: int, path: str, what: str, *, unpack: bool, from_context: bool
         info = os.fstat(fd)
         if stat.S_ISDIR(info.st_mode):
             hasher = hashlib.sha256(os.fsencode(f"dir\0{path}\0"))
-            for line in _directory_digest(fd, ""):
+            for line in _directory_digest(fd):
                 hasher.update(line)
             return Source(root, path, True, f"dir:{hasher.hexdigest()}", posixpath.basename(path))
         if not stat.S_ISREG(info.st_mode):
@@ -118,30 +118,37 @@ def _content_digest(fd: int) -> bytes:
     return hasher.digest()
 
 
-def _directory_digest(fd: int, where: str) -> Iterator[bytes]:
+def _directory_digest(top: int) -> Iterator[bytes]:
     """What distinguishes a tree: names, kinds, modes, link targets, contents; not times and owners."""
-    with os.scandir(fd) as entries:
-        names = sorted(entry.name for entry in entries)
-    for name in names:
-        path = f"{where}/{name}"
-        info = os.stat(name, dir_fd=fd, follow_symlinks=False)
-        yield os.fsencode(f"{path}\0{info.st_mode:o}\0")
-        if stat.S_ISLNK(info.st_mode):
-            yield os.fsencode(os.readlink(name, dir_fd=fd)) + b"\0"
-        elif stat.S_ISREG(info.st_mode):
-            file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-            try:
-                yield _content_digest(file)
-            finally:
-                os.close(file)
-        elif stat.S_ISDIR(info.st_mode):
-            below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-            try:
-                yield from _directory_digest(below, path)
-            finally:
-                os.close(below)
-        else:
-            yield str(info.st_rdev).encode() + b"\0"
+    pending = [""]  # a list, not recursion: a hostile context may be thousands of directories deep
+    while pending:
+        where = pending.pop()
+        fd = open_directory(top, where)
+        below: list[str] = []
+        try:
+            for name in sorted(os.listdir(fd)):
+                path = posixpath.join(where, name)
+                info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                yield os.fsencode(f"{path}\0{info.st_mode:o}\0")
+                if stat.S_ISDIR(info.st_mode):
+                    below.append(path)
+                else:
+                    yield _entry_digest(fd, name, info)
+        finally:
+            os.close(fd)
+        pending += reversed(below)
+
+
+def _entry_digest(directory: int, name: str, info: os.stat_result) -> bytes:
+    if stat.S_ISLNK(info.st_mode):
+        return os.fsencode(os.readlink(name, dir_fd=directory)) + b"\0"
+    if not stat.S_ISREG(info.st_mode):
+        return str(info.st_rdev).encode() + b"\0"
+    file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        return _content_digest(file)
+    finally:
+        os.close(file)
 
 
 def combined_digest(sources: Sequence[Source]) -> str:
@@ -256,26 +263,35 @@ def _followed(root: int, path: str) -> str:
 
 
 def _merge(origin: int, target: int, owner: tuple[int, int]) -> None:
-    with os.scandir(origin) as entries:
-        names = sorted(entry.name for entry in entries)
-    for name in names:
-        info = os.stat(name, dir_fd=origin, follow_symlinks=False)
-        if not stat.S_ISDIR(info.st_mode):
-            _copy_entry(origin, name, target, name, owner)
-            continue
-        _make_place(target, name)
-        below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=origin)
+    """Copy what is in one directory into another, which may have some of it already."""
+    pending = [""]
+    made: list[tuple[str, os.stat_result]] = []
+    while pending:
+        where = pending.pop()
+        source = open_directory(origin, where)
         try:
-            into = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=target)
+            into = open_directory(target, where)
             try:
-                _merge(below, into, owner)
-                os.fchown(into, *owner)
-                os.fchmod(into, stat.S_IMODE(info.st_mode))
-                os.utime(into, ns=(info.st_mtime_ns, info.st_mtime_ns))
+                for name in sorted(os.listdir(source)):
+                    info = os.stat(name, dir_fd=source, follow_symlinks=False)
+                    if not stat.S_ISDIR(info.st_mode):
+                        _copy_entry(source, name, into, name, owner)
+                        continue
+                    _make_place(into, name)
+                    made.append((posixpath.join(where, name), info))
+                    pending.append(made[-1][0])
             finally:
                 os.close(into)
         finally:
-            os.close(below)
+            os.close(source)
+    for path, info in reversed(made):  # their content changed their times
+        fd = open_directory(target, path)
+        try:
+            os.fchown(fd, *owner)
+            os.fchmod(fd, stat.S_IMODE(info.st_mode))
+            os.utime(fd, ns=(info.st_mtime_ns, info.st_mtime_ns))
+        finally:
+            os.close(fd)
 
 
 def _make_place(target: int, name: str) -> None:
