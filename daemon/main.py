@@ -13,7 +13,9 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
+from typing import TextIO
 
 from api.errors import Conflict, ShoalError
 from base import logs
@@ -22,6 +24,7 @@ from daemon.readiness import ServiceManager
 from worker.engine.syscalls.mountns import enter_private_mount_namespace
 
 log = logging.getLogger(__name__)
+LOCK_S = 5.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -114,10 +117,7 @@ def _sole_owner(config: daemon_config.Config) -> Iterator[None]:
     config.data_root.chmod(0o710)
     config.exec_root.mkdir(parents=True, exist_ok=True, mode=0o711)
     with open(config.data_root / "lock", "a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Conflict(f"another daemon uses the data root {config.data_root}") from None
+        _take(lock, config)
         if config.pidfile is not None:
             config.pidfile.parent.mkdir(parents=True, exist_ok=True)
             config.pidfile.write_text(f"{os.getpid()}\n")
@@ -126,6 +126,20 @@ def _sole_owner(config: daemon_config.Config) -> Iterator[None]:
         finally:
             if config.pidfile is not None:
                 config.pidfile.unlink(missing_ok=True)
+
+
+def _take(lock: TextIO, config: daemon_config.Config) -> None:
+    """A daemon that was killed holds its lock until the last of its threads has come back from the disk."""
+    deadline = time.monotonic() + LOCK_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise Conflict(f"another daemon uses the data root {config.data_root}") from None
+            time.sleep(0.05)
+        else:
+            return
 
 
 if __name__ == "__main__":

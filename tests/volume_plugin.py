@@ -1,8 +1,8 @@
 """A little volume plugin, as a program of its own: directories below a root, over the documented socket protocol.
 
-`python -m tests.volume_plugin SOCKET ROOT` serves until it is killed. Every call is a line of ROOT/calls.log. A volume
-created with the option `refuse` is an error; one with `hidden` has no path until it is mounted; one with `tmpfs` is
-memory that is mounted for its first user and unmounted after its last. With FAIL in the environment it ends at once.
+`python -m tests.volume_plugin SOCKET ROOT` serves until it is killed. Every call is a line of ROOT/calls.log. With FAIL
+in the environment it ends at once. Options of a volume: `refuse` is an error; `hidden` has no path until it is mounted;
+`tmpfs` is memory, mounted for its first user and unmounted after its last; `link` is a link to /etc.
 """
 
 from __future__ import annotations
@@ -58,7 +58,11 @@ class Handler(BaseHTTPRequestHandler):
         if method == "VolumeDriver.Create":
             if "refuse" in (body.get("Opts") or {}):
                 raise LookupError("this one I do not make")
-            (place / "data").mkdir(parents=True)
+            place.mkdir(parents=True)
+            if "link" in (body.get("Opts") or {}):
+                (place / "data").symlink_to("/etc")
+            else:
+                (place / "data").mkdir()
             (place / "options").write_text(json.dumps(body.get("Opts") or {}))
             return {"Err": ""}
         if not place.exists():

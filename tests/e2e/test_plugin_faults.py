@@ -77,6 +77,10 @@ def test_it_outlives_its_daemon(single: Lab, docker: Docker) -> None:
         docker.ok("rm", "-f", "user")
         assert docker.http("GET", "/v1.24/volumes/vv").value["Status"]["users"] == 0
 
+        single.stop("m1")
+        single.start("m1")
+        assert process(single, docker) == before, "a daemon that is stopped in peace leaves it, too"
+
         # It dies while nobody looks: the next daemon starts it again.
         single.kill("m1")
         single.run("m1", "kill", "-9", str(before))

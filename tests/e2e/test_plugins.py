@@ -154,6 +154,10 @@ def test_its_volumes_in_containers(single: Lab, docker: Docker) -> None:
         used = docker.http("POST", f"/v1.24/plugins/{NAME}/disable")
         assert (used.status, used.message) == (409, f"plugin {FULL} is in use by volumes - [other, ram]")
         docker.ok("volume", "rm", "ram", "other")
+        docker.ok("volume", "create", "-d", NAME, "-o", "link=1", "sly")
+        sly = docker.bad("run", "--rm", "-v", "sly:/v", "busybox", "ls", "/v")
+        assert "the mountpoint leads out of the plugin's own root" in sly.err
+        docker.ok("volume", "rm", "sly")
         ask(docker, "disable")
         lost = docker.bad("volume", "create", "-d", NAME, "third")
         assert f"plugin {FULL} is disabled" in lost.err

@@ -350,6 +350,7 @@ class Plugins:
         return Plugin(
             record.full_name,
             Address(socket=instance.socket),
+            home=place.home,
             on_host=lambda path: place.on_host(path, config.propagated_mount),
             handshake=False,
         )

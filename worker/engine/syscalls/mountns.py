@@ -2,8 +2,8 @@
 
 crun refuses to run where /sys/fs/cgroup/unified is mounted beside v1 controllers. There the daemon takes a mount
 namespace of its own and unmounts it, before it has any thread; monitors and containers inherit the view. A restarted
-daemon joins the namespace in which the monitors of its containers still live, because their overlay mounts are
-only visible there. Where cgroups are pure v1 or v2 nothing is done.
+daemon joins the namespace in which the monitors of its containers and plugins still live, because their overlay mounts
+are only visible there. Where cgroups are pure v1 or v2 nothing is done.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ MS_REC, MS_SLAVE = 0x4000, 0x80000
 MS_NOSUID, MS_NODEV, MS_NOEXEC = 2, 4, 8
 MNT_DETACH = 2
 UNIFIED = Path("/sys/fs/cgroup/unified")
+MONITORS = ("m/*/monitor.pid", "p/m/*/monitor.pid")
+"""Of containers and of plugins, below the exec root."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -55,7 +57,7 @@ def is_hybrid() -> bool:
 def _live_monitor(exec_root: Path) -> int | None:
     """The pid of any monitor of this exec root that lives in another mount namespace than ours."""
     ours = os.stat("/proc/self/ns/mnt").st_ino
-    for file in exec_root.glob("m/*/monitor.pid"):
+    for file in [file for pattern in MONITORS for file in exec_root.glob(pattern)]:
         try:
             pid = int(file.read_text())
             command = Path(f"/proc/{pid}/cmdline").read_bytes()

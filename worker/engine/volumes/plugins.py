@@ -99,11 +99,14 @@ class Plugin:
         name: str,
         address: Address,
         *,
+        home: Path | None = None,
         on_host: Callable[[str], str] = lambda path: path,
         handshake: bool = True,
     ) -> None:
-        """`on_host`: where the host finds what the plugin calls so; `handshake`: it is asked what it is."""
+        """`home`: all it has on the host lies below it; `on_host`: where the host finds what the plugin calls so;
+        `handshake`: it is asked what it is."""
         self.name = name
+        self.home = home
         self._address = address
         self._on_host = on_host
         self._handshake = handshake

@@ -171,6 +171,7 @@ class VolumeStore:
             plugin = await self._driver(record.driver)
             path = await plugin.mount(record.name, holder)
             try:
+                await self._pool.run(_check_within, path, plugin)
                 return await self._save(replace(record, mounted=mounted, mountpoint=str(path)))
             except BaseException:
                 await plugin.unmount(record.name, holder)
@@ -353,3 +354,9 @@ class VolumeStore:
         if record is None:
             raise NotFound(f"get {name}: no such volume")
         return record
+
+
+def _check_within(path: Path, plugin: Plugin) -> None:
+    """A plugin with a root of its own hands out nothing else of the host, not by a symbolic link either."""
+    if plugin.home is not None and not path.resolve().is_relative_to(plugin.home.resolve()):
+        raise Internal(f"VolumeDriver.Mount: plugin {plugin.name}: the mountpoint leads out of the plugin's own root")
