@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from api.types.objects import Task, TaskState
+from manager.dispatcher.signals import Signal
 
 HOLD_S = 1.0
 SETTLE_S = 5.0
@@ -24,16 +25,19 @@ POLL_S = 0.03
 
 @dataclass
 class Progress:
-    """One node's stream. `looked`: the index its last comparison saw; `sent`: of the last message with networks in it;
-    `acknowledged`: the highest one the node has confirmed."""
+    """One node's stream. `signal`: due while it has not looked at what concerns it; `looked`: the index its last
+    comparison saw; `sent`: of the last message with networks in it; `acknowledged`: the highest one the node has
+    confirmed."""
 
+    signal: Signal | None = None
     looked: int = 0
     sent: int = 0
     acknowledged: int = 0
 
     def has(self, index: int) -> bool:
-        """Whether the node acts on everything up to `index`."""
-        return self.looked >= index and self.acknowledged >= self.sent
+        """Whether the node acts on everything up to `index`, which every signal has been told of."""
+        nothing_new = self.signal is not None and not self.signal.due
+        return (self.looked >= index or nothing_new) and self.acknowledged >= self.sent
 
 
 class Draining:
@@ -46,9 +50,9 @@ class Draining:
         self._since: dict[str, float] = {}
         """Task id to when its order was first held."""
 
-    def open(self, node_id: str) -> Progress:
+    def open(self, node_id: str, signal: Signal | None = None) -> Progress:
         """A node's stream begins; what an earlier one was waited for is forgotten."""
-        progress = self._progress[node_id] = Progress()
+        progress = self._progress[node_id] = Progress(signal)
         return progress
 
     def close(self, node_id: str, progress: Progress) -> None:

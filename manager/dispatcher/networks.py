@@ -4,13 +4,14 @@
 are on, and of the ingress network as soon as anything is published. Values are shared between nodes, so the difference
 between what a node has and what it should have is a comparison of identities.
 
-Invariant: after `refresh`, `wanted` is a pure function of the view.
+Invariant: after `refresh`, `wanted` is a pure function of the view and of nothing that `needs` leaves out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from api.types.dataplane import Overlay, OverlayGate, OverlayPool, OverlayPort, OverlayService, OverlayTask
 from api.types.objects import Node, NodeState, Service, SwarmNetwork, Task, TaskState
@@ -30,6 +31,14 @@ class NodeNetworks:
 
     networks: dict[str, Overlay] = field(default_factory=dict)
     services: dict[str, OverlayService] = field(default_factory=dict)
+
+
+class Needs(NamedTuple):
+    """What a node's networks are derived from: the truth's version, the node itself, the networks its tasks are on."""
+
+    version: int
+    node: Node | None
+    networks: frozenset[str]
 
 
 def underlay(node: Node) -> str:
@@ -68,10 +77,13 @@ class NetworkTruth:
             return {change.id}
         if change.table == "tasks":
             old, new = change.old, change.new
+            if not any(task is not None and task.networks for task in (old, new)):
+                return set()
             if old is not None and new is not None and _as_seen(old) == _as_seen(new):
                 return set()
             return {(new or old).service_id}
-        self.version += 1  # networks, nodes: their own values are derived anew for each node
+        if change.table == "networks" or _gates_of(change.old) != _gates_of(change.new):
+            self.version += 1  # of these every node derives a value of its own
         if change.table == "nodes" and _node_as_seen(change.old) != _node_as_seen(change.new):
             return {task.service_id for task in view.tasks_on_node(change.id)}
         return set()
@@ -93,16 +105,25 @@ class NetworkTruth:
         else:
             self._known.pop(service_id, None)
 
-    def wanted(self, view: View, node_id: str) -> NodeNetworks:
-        """What this node shall know now."""
+    def needs(self, view: View, node_id: str) -> Needs:
+        """All that what a node shall know depends on: as long as it is the same, so is that."""
+        tasks = view.tasks_on_node(node_id)
+        return Needs(
+            version=self.version,
+            node=view.get(Node, node_id),
+            networks=frozenset(place.network_id for task in tasks if on_node(task) for place in task.networks),
+        )
+
+    def wanted(self, view: View, needs: Needs) -> NodeNetworks:
+        """What a node shall know now."""
         result = NodeNetworks()
-        node = view.get(Node, node_id)
+        node = needs.node
         if node is None or not underlay(node):
             return result
-        needed = {place.network_id for task in view.tasks_on_node(node_id) if on_node(task) for place in task.networks}
         for network in view.all(SwarmNetwork):
             services = self._by_network.get(network.id, {})
-            if network.id not in needed and not (network.spec.ingress and any(map(_is_published, services.values()))):
+            published = network.spec.ingress and any(map(_is_published, services.values()))
+            if network.id not in needs.networks and not published:
                 continue
             result.networks[network.id] = overlay(network, node, view.all(Node))
             result.services |= services
@@ -124,6 +145,11 @@ def _as_seen(task: Task) -> object:
 
 def _node_as_seen(node: Node | None) -> object:
     return None if node is None else (underlay(node), node.status.state is NodeState.DOWN)
+
+
+def _gates_of(node: Node | None) -> object:
+    """What the other nodes are told of a node."""
+    return (underlay(node), node.attachments) if node is not None and node.attachments else None
 
 
 def _serving(task: Task) -> bool:

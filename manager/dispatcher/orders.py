@@ -5,7 +5,7 @@ Every message after the first is an increment; a long one is split, and only its
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 from msgspec.structs import replace
 
@@ -13,8 +13,7 @@ from api.types.dispatch import AssignmentsMessage
 from api.types.objects import Node, NodeState, Task, TaskState
 from manager.dispatcher.assignments import difference, wanted
 from manager.dispatcher.draining import Draining
-from manager.dispatcher.networks import NetworkTruth, NodeNetworks, network_difference
-from manager.store.memory import Change
+from manager.dispatcher.networks import Needs, NetworkTruth, NodeNetworks, network_difference
 from manager.store.view import View
 
 TASKS_PER_MESSAGE = 500
@@ -30,8 +29,8 @@ class Orders:
         self._draining = draining
         self._tasks: dict[str, Task] = {}
         self._networks = NodeNetworks()
-        self._seen = 0
-        """The truth's version that `_networks` is of."""
+        self._needs: Needs | None = None
+        """What `_networks` was derived from."""
         self._sequence = 0
         self.held = False
         """Some order waits for other nodes: look again soon."""
@@ -42,7 +41,7 @@ class Orders:
         tasks = wanted(view.tasks_on_node(self._node_id))
         self._tasks = {task_id: _still_running(task) for task_id, task in tasks.items()}
         self._tasks = self._unheld(tasks, view, now_s)
-        self._networks, self._seen = self._truth.wanted(view, self._node_id), self._truth.version
+        self._derive_networks(view)
         return AssignmentsMessage(
             complete=True,
             sequence=self._sequence,
@@ -52,25 +51,14 @@ class Orders:
             update_services=list(self._networks.services.values()),
         )
 
-    def concerned(self, changes: Sequence[Change]) -> bool:
-        """Whether there may be anything to say."""
-        if self.held or self._truth.version != self._seen:
-            return True
-        return any(
-            task is not None and task.node_id == self._node_id
-            for change in changes
-            if change.table == "tasks"
-            for task in (change.old, change.new)
-        )
-
     def next(self, view: View, now_s: float) -> list[AssignmentsMessage]:
         """The messages that bring the node up to the view; none when it is there."""
         now = self._unheld(wanted(view.tasks_on_node(self._node_id)), view, now_s)
         update, remove = difference(self._tasks, now)
         self._tasks = now
-        networks, self._seen = self._truth.wanted(view, self._node_id), self._truth.version
-        changed, gone, services, gone_services = network_difference(self._networks, networks)
-        self._networks = networks
+        before = self._networks
+        self._derive_networks(view)
+        changed, gone, services, gone_services = network_difference(before, self._networks)
         messages: list[AssignmentsMessage] = []
         while update or remove or changed or gone or services or gone_services:
             self._sequence += 1
@@ -92,17 +80,28 @@ class Orders:
             remove, changed, gone, gone_services = [], [], [], []
         return messages
 
+    def _derive_networks(self, view: View) -> None:
+        needs = self._truth.needs(view, self._node_id)
+        if needs != self._needs:
+            self._networks, self._needs = self._truth.wanted(view, needs), needs
+
     def _unheld(self, now: dict[str, Task], view: View, now_s: float) -> dict[str, Task]:
         """What is wanted, but for orders to stop that still wait: there the node keeps what it has."""
         self.held = False
-        nodes = [node.id for node in view.all(Node) if node.status.state is NodeState.READY]
         for task_id, task in now.items():
             before = self._tasks.get(task_id)
-            if self._draining.holds(before, task, now_s, nodes):
+            if self._draining.holds(before, task, now_s, _up(view)):
                 assert before is not None
                 now[task_id] = before
                 self.held = True
         return now
+
+
+def _up(view: View) -> Iterator[str]:
+    """The nodes that are there; found only when asked for, since hardly any order asks."""
+    for node in view.all(Node):
+        if node.status.state is NodeState.READY:
+            yield node.id
 
 
 def _still_running(task: Task) -> Task:

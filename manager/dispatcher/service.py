@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -42,8 +42,10 @@ from manager.dispatcher.networks import NetworkTruth
 from manager.dispatcher.orders import Orders
 from manager.dispatcher.parts import parts
 from manager.dispatcher.sessions import Session, Sessions
+from manager.dispatcher.signals import Signals
 from manager.dispatcher.statuses import StatusWriter
 from manager.roles import role_now
+from manager.store.memory import Change
 from manager.store.store import Batch, Store
 from manager.store.transitions import Component
 from manager.store.view import View
@@ -56,8 +58,10 @@ CHECK_S = 0.5
 """How often heartbeats are judged."""
 
 
-NETWORK_TABLES = ("tasks", "services", "networks", "nodes")
+NETWORK_TABLES = frozenset({"tasks", "services", "networks", "nodes"})
 """What a node's networks are derived from."""
+SWARM_TABLES = frozenset({"nodes", "clusters"})
+"""What all nodes are told of the swarm."""
 
 
 class Dispatcher:
@@ -72,6 +76,10 @@ class Dispatcher:
         self._draining = Draining(store.clock.monotonic())
         self._truth = NetworkTruth()
         self._changes: Watch | None = None
+        self._streams = Signals()
+        self._told = Signals()
+        self._facts = SessionMessage(session_id="")
+        """What every node is told, whoever it is."""
         self._serving = False
 
     def handlers(self) -> dict[Method[Any, Any], tuple[frozenset[str], Handler]]:
@@ -89,14 +97,14 @@ class Dispatcher:
         self._statuses = StatusWriter(self._store)
         self._draining = Draining(self._store.clock.monotonic())
         self._truth = NetworkTruth()
-        async with self._store.watch(NETWORK_TABLES) as changes:
+        async with self._store.watch(NETWORK_TABLES | SWARM_TABLES) as changes:
             self._changes = changes
-            self._truth.refresh(self._store.view(), None)
+            self._take_in(Changes((), rescan=True))
             self._serving = True
             try:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._statuses.run(), name="statuses")
-                    group.create_task(self._watch_networks(changes), name="networks")
+                    group.create_task(self._watch(changes), name="changes")
                     group.create_task(self._watch_heartbeats(), name="heartbeats")
                     group.create_task(self._watch_removals(), name="removals")
             finally:
@@ -115,15 +123,17 @@ class Dispatcher:
             session.check()
             log.info("session opened node=%s session=%s", session.node_id, session.id)
             last: SessionMessage | None = None
-            async with self._store.watch(("nodes", "clusters")) as watch:
-                session.attach(watch)
+            with self._told.open(peer.node_id) as signal:
+                session.attach(signal)
                 while True:
+                    self._refresh()
+                    signal.take()
                     message = self._session_message(session)
                     if message != last:
                         yield message
                         last = message
                     session.check()
-                    await watch.next()
+                    await signal.wait()
                     session.check()
         finally:
             log.info("session ended node=%s session=%s", session.node_id, session.id)
@@ -150,23 +160,23 @@ class Dispatcher:
         """First everything that the node shall do, then each change."""
         self._require_leader()
         session = self._sessions.require(peer.node_id, request.session_id)
-        progress = self._draining.open(peer.node_id)
-        async with self._store.watch(NETWORK_TABLES) as watch:
-            session.attach(watch)
+        with self._streams.open(peer.node_id) as signal:
+            session.attach(signal)
+            progress = self._draining.open(peer.node_id, signal)
             try:
                 orders = Orders(peer.node_id, self._truth, self._draining)
-                view = self._store.view()
                 self._refresh()
+                signal.take()
+                view = self._store.view()
                 message = orders.complete(view, self._store.clock.monotonic())
                 progress.looked = progress.sent = view.index
                 for part in parts(message):
                     yield part
                 while True:
-                    batch = await watch.next(POLL_S if orders.held else None)
+                    await signal.wait(POLL_S if orders.held else None)
                     session.check()
                     self._refresh()
-                    if not batch.rescan and not orders.concerned(batch.changes):
-                        progress.looked = self._store.view().index
+                    if not signal.take() and not orders.held:
                         continue
                     view = self._store.view()
                     messages = orders.next(view, self._store.clock.monotonic())
@@ -177,7 +187,7 @@ class Dispatcher:
                         for part in parts(message):
                             yield part
             finally:
-                session.detach(watch)
+                session.detach(signal)
                 self._draining.close(peer.node_id, progress)
 
     # --- nodes --------------------------------------------------------------------------------------------------
@@ -197,21 +207,36 @@ class Dispatcher:
 
         await self._store.update(Component.DISPATCHER, change)
 
-    async def _watch_networks(self, changes: Watch) -> None:
-        """Keep the truth in step with the store, also while no stream looks at it."""
+    async def _watch(self, changes: Watch) -> None:
+        """Wake the streams that a change concerns, and keep the truth in step with the store while none looks."""
         while True:
             self._take_in(await changes.next())
 
     def _refresh(self) -> None:
-        """Take in what is queued: a stream must never compare with a truth that is older than its view."""
+        """Take in what is queued: a stream must never compare with a truth that is older than its view, nor count
+        another as one that has nothing to hear before that one was told."""
         if self._changes is not None:
             self._take_in(self._changes.take())
 
     def _take_in(self, batch: Changes) -> None:
-        if batch.rescan:
-            self._truth.refresh(self._store.view(), None)
-        elif batch.changes:
-            self._truth.refresh(self._store.view(), batch.changes)
+        if not batch.rescan and not batch.changes:
+            return
+        view, version = self._store.view(), self._truth.version
+        networking = [change for change in batch.changes if change.table in NETWORK_TABLES]
+        self._truth.refresh(view, None if batch.rescan else networking)
+        if self._truth.version != version:
+            self._streams.wake_all()
+        else:
+            self._streams.wake(concerned(batch.changes))
+        changed = [change for change in batch.changes if change.table in SWARM_TABLES]
+        if not batch.rescan and not changed:
+            return
+        facts = self._swarm_facts()
+        if batch.rescan or facts != self._facts:
+            self._facts = facts
+            self._told.wake_all()
+        else:
+            self._told.wake(change.id for change in changed if change.table == "nodes")
 
     async def _watch_heartbeats(self) -> None:
         while True:
@@ -245,13 +270,16 @@ class Dispatcher:
     # --- what sessions are told ---------------------------------------------------------------------------------
 
     def _session_message(self, session: Session) -> SessionMessage:
+        node = self._store.view().get(Node, session.node_id)
+        role = role_now(node) if node is not None else "worker"
+        return msgspec.structs.replace(self._facts, session_id=session.id, role=role)
+
+    def _swarm_facts(self) -> SessionMessage:
         view = self._store.view()
-        node = view.get(Node, session.node_id)
         cluster = view.cluster()
         return SessionMessage(
-            session_id=session.id,
+            session_id="",
             managers=managers_of(view),
-            role=role_now(node) if node is not None else "worker",
             root_ca_pem=trusted(cluster) if cluster is not None else b"",
             heartbeat_period_ns=self._period_ns(),
         )
@@ -266,6 +294,15 @@ class Dispatcher:
     def _require_leader(self) -> None:
         if not self._serving:
             raise self._not_leader()
+
+
+def concerned(changes: Iterable[Change]) -> set[str]:
+    """The nodes whose orders may be others now: those of a changed task before and after, and a changed node."""
+    found = {change.id for change in changes if change.table == "nodes"}
+    for change in changes:
+        if change.table == "tasks":
+            found |= {task.node_id for task in (change.old, change.new) if task is not None and task.node_id}
+    return found
 
 
 def managers_of(view: View) -> list[ManagerPeer]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from api import errors
 from base.ids import swarm_id
-from manager.store.watch import Watch
+from manager.dispatcher.signals import Signal
 
 
 class Session:
@@ -14,19 +14,20 @@ class Session:
         self.node_id = node_id
         self.id = swarm_id()
         self.ended: errors.ShoalError | None = None
-        self._watches: set[Watch] = set()
+        self._signals: set[Signal] = set()
 
     def end(self, reason: errors.ShoalError) -> None:
         """No more messages; streams that wait wake up and fail with the reason."""
         self.ended = self.ended or reason
-        for watch in self._watches:
-            watch.wake()
+        for signal in self._signals:
+            signal.wake()
 
-    def attach(self, watch: Watch) -> None:
-        self._watches.add(watch)
+    def attach(self, signal: Signal) -> None:
+        """A stream that is to hear of the end."""
+        self._signals.add(signal)
 
-    def detach(self, watch: Watch) -> None:
-        self._watches.discard(watch)
+    def detach(self, signal: Signal) -> None:
+        self._signals.discard(signal)
 
     def check(self) -> None:
         """Raises the reason once the session has ended."""

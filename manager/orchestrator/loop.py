@@ -10,6 +10,7 @@ from base.clock import NS
 from base.ids import swarm_id
 from manager.orchestrator.plan import ServicePlan, plan_removal, plan_service
 from manager.orchestrator.slots import Context
+from manager.orchestrator.updater import UPDATING
 from manager.store.memory import Change
 from manager.store.store import ACTIONS_MAX, Batch, Store
 from manager.store.transitions import Component
@@ -77,10 +78,16 @@ class Orchestrator:
             self._dirty.add(change.id)
         elif change.table == "tasks":
             task = change.new or change.old
-            if task.service_id:
+            if task.service_id and (task_matters(change) or self._updating(task.service_id)):
                 self._dirty.add(task.service_id)
         elif node_matters(change):
             self.mark_all()
+
+    def _updating(self, service_id: str) -> bool:
+        """Whether an update waits for the service's tasks to get on."""
+        service = self._store.view().get(Service, service_id)
+        status = service.update_status if service is not None else None
+        return status is not None and status.state == UPDATING
 
     def _mark_due(self) -> None:
         now = self._store.clock.now_ns()
@@ -90,6 +97,15 @@ class Orchestrator:
         if not self._wake_at:
             return None
         return max(min(self._wake_at.values()) - self._store.clock.now_ns(), 0) / NS
+
+
+def task_matters(change: Change) -> bool:
+    """Whether a task's change can change the plan of its service: not if it only got on, as all do that run well."""
+    old: Task | None = change.old
+    new: Task | None = change.new
+    if old is None or new is None or old.desired_state is not new.desired_state:
+        return True
+    return new.status.state.terminal or old.node_id != new.node_id
 
 
 def node_matters(change: Change) -> bool:

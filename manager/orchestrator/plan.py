@@ -5,7 +5,7 @@ Replicated services keep `replicas` numbered slots; global ones keep one slot fo
 
 from __future__ import annotations
 
-from collections import Counter
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -104,14 +104,22 @@ def _takes_global(service: Service, node: Node | None) -> bool:
 
 def _expendable(slots: list[Slot]) -> list[Slot]:
     """In the order of removal: what does not run first, then from the nodes that hold most, then the highest number."""
-    load = Counter(slot.wanted.node_id for slot in slots if slot.wanted is not None and _runs(slot))
-    order: list[Slot] = []
-    left = sorted(slots, key=lambda slot: -slot.number)
-    while left:
-        best = max(left, key=lambda slot: (not _runs(slot), load[_node(slot)], slot.number))
-        left.remove(best)
-        load[_node(best)] -= 1
-        order.append(best)
+    order = sorted((slot for slot in slots if not _runs(slot)), key=lambda slot: -slot.number)
+    by_node: dict[str, list[Slot]] = {}
+    for slot in sorted(slots, key=lambda slot: slot.number):
+        if _runs(slot):
+            by_node.setdefault(_node(slot), []).append(slot)
+    # One entry a node: how much it holds and its highest number; what it holds falls as its slots are taken.
+    heap = [(-len(held), -held[-1].number, node_id) for node_id, held in by_node.items()]
+    heapq.heapify(heap)
+    while heap:
+        node_id = heap[0][2]
+        held = by_node[node_id]
+        order.append(held.pop())
+        if held:
+            heapq.heapreplace(heap, (-len(held), -held[-1].number, node_id))
+        else:
+            heapq.heappop(heap)
     return order
 
 

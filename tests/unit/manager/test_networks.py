@@ -248,9 +248,13 @@ async def told(*tasks: Task, nodes: tuple[Node, ...] = ()) -> tuple[Store, Netwo
     return store, truth
 
 
+def wanted(truth: NetworkTruth, store: Store, node_id: str) -> NodeNetworks:
+    return truth.wanted(store.view(), truth.needs(store.view(), node_id))
+
+
 async def test_a_node_is_told_of_the_networks_of_its_tasks_alone() -> None:
     store, truth = await told(task("t", "10.1.0.3"))
-    here, there = truth.wanted(store.view(), "n1"), truth.wanted(store.view(), "n2")
+    here, there = wanted(truth, store, "n1"), wanted(truth, store, "n2")
     assert list(here.networks) == ["net"]
     assert there == NodeNetworks()
     (entry,) = here.services.values()
@@ -276,14 +280,14 @@ async def test_only_running_tasks_that_are_meant_to_serve(
     other = task("t", "10.1.0.4", "n2", state, desired_state=desired)
     nodes = (node("n1", "192.168.0.1"), node("n2", "192.168.0.2", node_state))
     store, truth = await told(task("mine", "10.1.0.3"), other, nodes=nodes)
-    (entry,) = truth.wanted(store.view(), "n1").services.values()
+    (entry,) = wanted(truth, store, "n1").services.values()
     found = {each.id: each.serving for each in entry.tasks}
     assert found == ({"mine": True, "t": serving} if present else {"mine": True})
 
 
 async def test_differences_lead_from_what_was_sent_to_what_is_wanted() -> None:
     store, truth = await told(task("t", "10.1.0.3"))
-    sent = truth.wanted(store.view(), "n1")
+    sent = wanted(truth, store, "n1")
     assert network_difference(NodeNetworks(), sent) == (
         list(sent.networks.values()),
         [],
