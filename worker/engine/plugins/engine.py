@@ -110,7 +110,7 @@ class Plugins:
     async def _sweep(self) -> None:
         """What a crash left: processes of plugins that shall not run, directories and artifacts that nobody needs."""
         enabled = {record.id for record in self._plugins.values() if record.enabled}
-        if self._runner.has_run():
+        if await self._disk.run(self._runner.has_left):
             runtime = await self._runner.runtime()
             for left in await runtime.known():
                 if left not in enabled:

@@ -122,6 +122,7 @@ class Instance:
     async def _run(self) -> Process:
         """Create, start, and wait until it listens."""
         runtime = await self._runner.runtime()
+        await runtime.delete(self._record.id)  # one that was adopted and does not listen still runs
         await self._disk.run(roots.clear_sockets, self._place)
         host = await self._runner.host()
         spec = build(self._record, self._config, self._place, await self._disk.run(self._devices), host)

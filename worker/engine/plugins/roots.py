@@ -57,12 +57,14 @@ def remove(place: Place) -> None:
 
 
 def mounts_below(directory: Path) -> list[Path]:
-    """Mount points at or below a directory, in the order they were made; one for each mount."""
+    """Mount points at or below a directory, in the order they were made; one for each mount. As paths below it, though
+    the kernel tells them without symbolic links."""
     found = []
+    real = directory.resolve()
     for line in Path("/proc/thread-self/mountinfo").read_bytes().splitlines():
         target = Path(_unescaped(line.split(b" ", 5)[4]).decode(errors="surrogateescape"))
-        if target.is_relative_to(directory):
-            found.append(target)
+        if target.is_relative_to(real):
+            found.append(directory / target.relative_to(real))
     return found
 
 

@@ -41,9 +41,9 @@ class Runner:
             self._host = await self._disk.run(read_host)
         return self._host
 
-    def has_run(self) -> bool:
-        """Whether plugins ran since the machine started: there may be something to find again."""
-        return self._root.exists()
+    def has_left(self) -> bool:
+        """Whether there is anything of a plugin, from before the daemon's restart."""
+        return any(any(self._root.glob(f"{part}/*")) for part in ("m", "crun"))
 
     async def close(self) -> None:
         """Let go of what runs; it runs on."""
