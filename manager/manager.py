@@ -60,7 +60,7 @@ log = logging.getLogger(__name__)
 
 LOG_FILE = "raft.db"
 CERTIFICATES = "certificates"
-JOIN_TIMEOUT_S = 30.0
+JOIN_TIMEOUT_S, JOIN_PAUSE_S = 30.0, 0.5
 STOP_GRACE_S = 0.5
 REMOVED_POLL_S = 0.5
 ADDRESS_POLL_S = 1.0
@@ -348,17 +348,26 @@ class Manager:
     # --- joining and leaving ------------------------------------------------------------------------------------
 
     async def _ask_to_join(self) -> int:
-        """Ask the known managers for membership; the answer is this member's Raft id."""
+        """Ask the known managers for membership; the answer is this member's Raft id.
+
+        Whoever can't be reached, or has no leader, is asked again for a while: an id that was given to us and that we
+        did not hear of is taken back when we ask again.
+        """
+        deadline = asyncio.get_running_loop().time() + JOIN_TIMEOUT_S
         last: errors.ShoalError = errors.Unavailable("no manager's address is known to join through")
-        for addr in self._join_addrs:
-            connection = self._channel(addr)
-            try:
-                request = RaftJoinRequest(addr=self._config.advertise_addr)
-                return (await call(connection, RAFT_JOIN, request, timeout=JOIN_TIMEOUT_S)).raft_id
-            except errors.ShoalError as error:
-                last = error
-            finally:
-                await connection.close()
+        while self._join_addrs:
+            for addr in self._join_addrs:
+                connection = self._channel(addr)
+                try:
+                    request = RaftJoinRequest(addr=self._config.advertise_addr)
+                    return (await call(connection, RAFT_JOIN, request, timeout=JOIN_TIMEOUT_S)).raft_id
+                except errors.ShoalError as error:
+                    last = error
+                finally:
+                    await connection.close()
+            if not isinstance(last, errors.Unavailable) or asyncio.get_running_loop().time() >= deadline:
+                break
+            await asyncio.sleep(JOIN_PAUSE_S)
         raise last
 
     async def _join(self, request: RaftJoinRequest, peer: Peer) -> RaftJoinResponse:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -264,3 +265,36 @@ def test_a_log_without_its_key_is_not_touched(tmp_path: Path) -> None:
     with pytest.raises(errors.Unavailable, match="key"):
         raft_keys(tmp_path, CLOCK)
     assert not (tmp_path / "certificates").exists()
+
+
+async def test_a_joining_manager_asks_again_when_its_connection_breaks(tmp_path: Path) -> None:
+    async with Swarm(tmp_path) as swarm:
+        host, _, port = swarm.first.addr.rpartition(":")
+        broken = 0
+
+        async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            """The first connections break in their handshake."""
+            nonlocal broken
+            first = await reader.read(1)
+            if broken < 2 or not first:
+                broken += 1
+                writer.close()
+                return
+            there = await asyncio.open_connection(host, int(port))
+            there[1].write(first)
+            await asyncio.gather(pump(reader, there[1]), pump(there[0], writer))
+
+        server = await asyncio.start_server(meet, "127.0.0.1", 0)
+        second = await swarm._joined("m2", "manager")
+        await second.start_manager(join_addrs=(f"127.0.0.1:{server.sockets[0].getsockname()[1]}",))
+        assert broken == 2
+        await swarm.until(lambda: len(managers_of(swarm.first)) == 2)
+        server.close()
+
+
+async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
