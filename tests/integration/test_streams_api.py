@@ -316,6 +316,8 @@ CONTAINER += ("update", "oom", "commit")
 
 @pytest.mark.promise(
     *(f"misc.events.b{n}" for n in (1, 4, 5, 9, 26, 27)),
+    "misc.events.status.200",
+    "misc.events.query.since",
     "misc.events.query.until",
     "misc.events.query.filters",
     *(
@@ -371,13 +373,15 @@ def test_events(api: Api) -> None:
 
     def events(**filters: list[str]) -> list[dict[str, Any]]:
         answer = api("GET", "/events", since=since, until=f"{time.time():.6f}", filters=filters)
-        assert answer.headers["content-type"] == "application/json"
+        assert (answer.status, answer.headers["content-type"]) == (200, "application/json")
         return [json.loads(line) for line in answer.body.splitlines()]
 
     def actions(**filters: list[str]) -> list[str]:
         return [event["Action"].partition(":")[0] for event in events(**filters)]
 
     everything = events()
+    assert all(event["timeNano"] >= float(since) * 1e9 for event in everything)
+    assert everything[0]["Actor"]["Attributes"]["name"] == "blue", "what was before is not told"
     assert [event["timeNano"] for event in everything] == sorted(event["timeNano"] for event in everything)
     for event in everything:
         assert event["time"] == event["timeNano"] // 1_000_000_000
