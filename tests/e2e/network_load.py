@@ -69,6 +69,7 @@ async def turn(target, kept):
 async def worker(number):
     global good, slowest
     period = plan["workers"] / plan["rate"]
+    target = plan["targets"][number % len(plan["targets"])]
     kept, due = [], time.monotonic() + period * number / plan["workers"]
     while not told.is_set():
         await asyncio.sleep(max(0, due - time.monotonic()))
@@ -76,11 +77,12 @@ async def worker(number):
         sent = time.monotonic()
         try:
             async with asyncio.timeout(10):
-                await turn(plan["targets"][number % len(plan["targets"])], kept)
+                await turn(target, kept)
             good += 1
             slowest = max(slowest, time.monotonic() - sent)
         except Exception as error:
-            bad.append(f"{time.strftime('%X')} {sent - begun:.2f} s {'kept' if plan['keep'] else 'new'} {error!r}")
+            where = "asked" if kept else "not connected"
+            bad.append(f"{time.strftime('%X')} sent at {sent - begun:.2f} s to {target[0]}, {where}: {error!r}")
             kept.clear()
 async def main():
     await asyncio.gather(*map(worker, range(plan["workers"])))

@@ -117,10 +117,7 @@ def test_an_idle_connection_lives(swarm_lab: Lab, net: str) -> None:
         "cd /proc/sys/net/netfilter; for f in nf_conntrack_tcp_timeout_*; do echo 1 > $f; done; "
         "echo 120 > nf_conntrack_tcp_timeout_established"
     )
-    gate = (
-        "--net=/run/shoal/netns/" + swarm_lab.run(away, "sh", "-c", "ls /run/shoal/netns | grep ingress").stdout.strip()
-    )
-    for enter in (["-t", str(pid), "-n"], [gate], ["-t", "1", "-n"]):
+    for enter in (["-t", str(pid), "-n"], ["--net=/run/shoal/netns/ingress-sbox"], ["-t", "1", "-n"]):
         done = swarm_lab.run(away, "nsenter", *enter, "sh", "-ec", script)
         assert done.returncode == 0, done.stderr
     ask = (

@@ -157,8 +157,11 @@ def _add_pair(route: RouteSocket, plan: EndpointPlan, namespace: Path) -> None:
 
 
 def _add_pair_here(plan: EndpointPlan, namespace: Path) -> None:
+    """On an overlay the bridge is told who is where. Left to learn, it would go on sending frames for an address that
+    another host had to that host, until the one who has it now speaks."""
     with RouteSocket() as route:
         _add_pair(route, plan, namespace)
+        route.behind(socket.if_nametoindex(plan.link), plan.mac)
 
 
 def _configure(plan: EndpointPlan) -> None:

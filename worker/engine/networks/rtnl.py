@@ -21,11 +21,12 @@ _NESTED = 0x8000
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_PROTINFO, _IFLA_LINKINFO, _IFLA_NET_NS_FD = (
     1, 3, 4, 10, 12, 18, 28,
 )  # fmt: skip
-_INFO_KIND, _INFO_DATA, _VETH_PEER, _BRPORT_MODE = 1, 2, 1, 4
+_INFO_KIND, _INFO_DATA, _VETH_PEER = 1, 2, 1
+_BRPORT_MODE, _BRPORT_LEARNING, _BRPORT_UNICAST_FLOOD = 4, 8, 9
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
 _RTA_DST, _RTA_GATEWAY = 1, 5
 _NDA_DST, _NDA_LLADDR = 1, 2
-_PERMANENT, _SELF = 0x80, 0x02
+_PERMANENT, _NO_ARP, _SELF, _MASTER = 0x80, 0x40, 0x02, 0x04
 _TABLE_MAIN, _PROTO_STATIC, _SCOPE_UNIVERSE, _UNICAST = 254, 4, 0, 1
 _IFF_UP = 1
 _RECEIVE_BYTES = 65536
@@ -49,9 +50,14 @@ def _link_header(family: int = 0, index: int = 0, flags: int = 0, change: int = 
 
 
 def _neighbour(
-    family: int, index: int, flags: int, destination: ipaddress.IPv4Address | ipaddress.IPv6Address | None, mac: str
+    family: int,
+    index: int,
+    flags: int,
+    destination: ipaddress.IPv4Address | ipaddress.IPv6Address | None,
+    mac: str,
+    state: int = _PERMANENT,
 ) -> bytes:
-    body = struct.pack("=BBHiHBB", family, 0, 0, index, _PERMANENT, flags, 0)
+    body = struct.pack("=BBHiHBB", family, 0, 0, index, state, flags, 0)
     if destination is not None:
         body += _attribute(_NDA_DST, destination.packed)
     if mac:
@@ -112,9 +118,22 @@ class RouteSocket:
 
     def hairpin(self, index: int) -> None:
         """Let a bridge port send back what came from it."""
-        mode = _attribute(_BRPORT_MODE, b"\1")
-        body = _link_header(socket.AF_BRIDGE, index) + _attribute(_IFLA_PROTINFO | _NESTED, mode)
-        self._request(_SETLINK, 0, body, f"hairpin of link {index}")
+        self._port(index, _BRPORT_MODE, b"\1", f"hairpin of link {index}")
+
+    def no_learning(self, index: int) -> None:
+        """A bridge must not take what comes from this port for a sign of who is behind it."""
+        self._port(index, _BRPORT_LEARNING, b"\0", f"learning of link {index}")
+
+    def behind(self, index: int, mac: str) -> None:
+        """Tell a bridge that just this hardware address is behind a port, whatever it has learnt before; frames for
+        addresses that it does not know don't go there."""
+        entry = _neighbour(socket.AF_BRIDGE, index, _MASTER, None, mac, state=_NO_ARP)
+        self._request(_NEWNEIGH, _CREATE | _REPLACE, entry, f"forwarding of {mac} to port {index}")
+        self._port(index, _BRPORT_UNICAST_FLOOD, b"\0", f"flooding of link {index}")
+
+    def _port(self, index: int, kind: int, value: bytes, what: str) -> None:
+        body = _link_header(socket.AF_BRIDGE, index) + _attribute(_IFLA_PROTINFO | _NESTED, _attribute(kind, value))
+        self._request(_SETLINK, 0, body, what)
 
     def up(self, index: int) -> None:
         self._request(_NEWLINK, 0, _link_header(0, index, _IFF_UP, _IFF_UP), f"set link {index} up")

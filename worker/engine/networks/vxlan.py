@@ -98,6 +98,8 @@ def _arrange(overlay: Overlay) -> None:
             ip.addr("add", index=bridge, address=pool.gateway, prefixlen=prefix)
         ip.link("set", index=vxlan, master=bridge, mtu=overlay.mtu, state="up")
         ip.link("set", index=bridge, state="up")
+    with RouteSocket() as route:
+        route.no_learning(vxlan)  # it knows its own hosts' containers (links.py); all the others are behind this port
 
 
 def remove(path: Path) -> None:
