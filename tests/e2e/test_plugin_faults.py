@@ -115,6 +115,7 @@ def interrupted(lab: Lab, docker: Docker, request: tuple[str, str], delay_s: flo
     lab.start("m1")
 
 
+@pytest.mark.timeout(60 + 20 * ROUNDS)
 def test_the_engine_is_killed_at_any_moment(single: Lab, docker: Docker) -> None:
     publish(docker)
     chance = random.Random(SEED)

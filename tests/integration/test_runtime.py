@@ -454,6 +454,20 @@ async def test_a_killed_monitor_ends_its_container_and_says_so(bench: Bench) -> 
     await bench.runtime.delete(cid)
 
 
+@pytest.mark.parametrize("content", [None, ""])
+async def test_a_directory_that_was_never_filled_is_removed_alone(bench: Bench, content: str | None) -> None:
+    cid, _process = await bench.create(["sleep", "100"])
+    directory = bench.directory / "run/m"
+    there = set(directory.iterdir())
+    (directory / "0123456789ab").mkdir()
+    if content is not None:
+        (directory / "0123456789ab/id").write_text(content)
+    assert set(await bench.runtime.known()) == {cid, "0123456789ab"}
+    await bench.runtime.delete("0123456789ab")
+    assert set(directory.iterdir()) == there
+    await bench.runtime.delete(cid)
+
+
 async def test_a_killed_zygote_is_replaced_and_takes_no_container_along(bench: Bench) -> None:
     cid, process = await bench.create(["cat"], io={"stdin": True, "stdin_once": True})
     await bench.runtime.start(cid)

@@ -330,10 +330,9 @@ class MonitorRuntime:
     async def known(self) -> list[str]:
         found = set(self._crun.known())
         for directory in self._monitors.iterdir():
-            try:
-                found.add((directory / "id").read_text())
-            except OSError:
-                found.add(directory.name)  # created and never filled: its short id serves to delete it
+            container_id = _read(directory / "id")
+            # Made and never filled, for the daemon was killed: its short id serves to delete it.
+            found.add(container_id if container_id.startswith(directory.name) else directory.name)
         return sorted(found)
 
     # --- small things --------------------------------------------------------------------------------------------
@@ -345,6 +344,7 @@ class MonitorRuntime:
         return process
 
     def _directory(self, container_id: str) -> Path:
+        assert container_id, "without an id this is the directory of all"
         return self._monitors / container_id[:SHORT]
 
     def _exec_directory(self, container_id: str, exec_id: str) -> Path:
