@@ -13,7 +13,7 @@ from api.errors import InvalidArgument, ShoalError
 from api.server.connection import Connection
 from api.server.keys import HEADERS, HIJACKED, STREAMING, VERSION
 from api.server.raw import RawStream
-from api.types import nulls
+from api.types import lenient
 from api.types.auth import AuthConfig, decode_auth
 from api.wire import filters as wire_filters
 from api.wire import versions
@@ -69,7 +69,7 @@ async def read_json(request: web.Request, kind: type[T], *, optional: bool = Fal
     if content_type and content_type.partition(";")[0].strip().lower() != "application/json":
         raise InvalidArgument(f"Content-Type specified ({content_type}) must be 'application/json'")
     try:
-        return nulls.decode(data, kind)
+        return lenient.decode(data, kind)
     except msgspec.ValidationError as error:
         raise InvalidArgument(f"invalid request body: {error}") from None
     except msgspec.DecodeError as error:

@@ -8,7 +8,7 @@ import binascii
 import msgspec
 
 from api.errors import InvalidArgument
-from api.types import nulls
+from api.types import lenient
 from base.logs import Secret
 
 
@@ -43,7 +43,7 @@ def decode_auth(header: str) -> AuthConfig | None:
         return None
     try:
         raw = base64.urlsafe_b64decode(header.replace("+", "-").replace("/", "_") + "=" * (-len(header) % 4))
-        config = nulls.decode(raw, AuthConfig)
+        config = lenient.decode(raw, AuthConfig)
     except (binascii.Error, ValueError, msgspec.MsgspecError) as error:
         raise InvalidArgument(f"invalid X-Registry-Auth header: {error}") from None
     return None if config == AuthConfig() else config

@@ -13,7 +13,7 @@ from aiohttp import web
 from api.errors import InvalidArgument
 from api.server.http import Route, flag, integer, read_json, reply, text
 from api.server.routers.image import Drives, Report, streamed
-from api.types import nulls
+from api.types import lenient
 from api.types.auth import AuthConfig
 from api.types.build import BuildOptions, CommitAnswer, CommitOptions
 from api.types.container import ContainerConfig, Ulimit
@@ -127,6 +127,6 @@ def _auths(request: web.Request) -> dict[str, AuthConfig]:
         return {}
     try:
         raw: Any = base64.urlsafe_b64decode(header.replace("+", "-").replace("/", "_") + "=" * (-len(header) % 4))
-        return nulls.decode(raw, dict[str, AuthConfig])
+        return lenient.decode(raw, dict[str, AuthConfig])
     except (binascii.Error, ValueError, msgspec.MsgspecError) as error:
         raise InvalidArgument(f"invalid X-Registry-Config header: {error}") from None
