@@ -225,7 +225,9 @@ async def test_a_detached_exec_ends_though_nobody_reads_it(bench: Bench) -> None
     process = await bench.exec(cid, ["sh", "-c", "yes | head -c 5000000"], detached=True)
     async with asyncio.timeout(10):
         assert (await process.wait()).code == 0
-    terminal = await bench.exec(cid, ["sh", "-c", "stty size; tty"], tty=True)
+    terminal = await bench.exec(
+        cid, ["sh", "-c", 'until [ "$(stty size)" = "10 20" ]; do sleep 0.05; done; tty'], tty=True
+    )
     await terminal.resize(10, 20)
     assert (await collect(await terminal.attach()))[1]
     await bench.runtime.delete(cid)
