@@ -45,6 +45,7 @@ from manager.orchestrator.loop import Orchestrator
 from manager.orchestrator.reaper import Reaper
 from manager.orchestrator.rebalancer import Preview, Rebalancer, preview
 from manager.raftkeys import RaftKeys
+from manager.registry import Registry
 from manager.roles import role_now
 from manager.rootkeeper import RootKeeper
 from manager.scheduler.loop import Scheduler
@@ -237,7 +238,7 @@ class Manager:
         link.bind({**writes.handlers(), **membership.handlers(), **RootKeeper(self.store).handlers()})
         dispatcher = Dispatcher(self.store, lambda: _not_leader(raft))
         control = Control(self.store, link, self._identity.node_id)
-        registry = _Registry(self.store, link)
+        registry = Registry(self.store, link)
         return _Parts(raft, link, membership, dispatcher, control, CaServer(registry, self._clock))
 
     def _handlers(self, parts: _Parts) -> dict[Method[Any, Any], tuple[frozenset[str], Handler]]:
@@ -427,33 +428,6 @@ class _Parts:
     dispatcher: Dispatcher
     control: Control
     ca: CaServer
-
-
-class _Registry:
-    """The store as the CA sees it (`ca.server.NodeRegistry`)."""
-
-    def __init__(self, store: Store, link: LeaderLink) -> None:
-        self._store = store
-        self._link = link
-
-    def cluster(self) -> Cluster:
-        cluster = self._store.view().cluster()
-        if cluster is None:
-            raise errors.Unavailable("this manager does not know the swarm yet")
-        return cluster
-
-    def node(self, node_id: str) -> Node | None:
-        """With the role that a certificate may be issued for now as the wished one."""
-        node = self._store.view().get(Node, node_id)
-        if node is None:
-            return None
-        return msgspec.structs.replace(node, spec=msgspec.structs.replace(node.spec, role=role_now(node)))
-
-    async def catch_up(self) -> None:
-        await self._link.read_barrier()
-
-    async def register(self, node_id: str, role: str, certificate_pem: bytes) -> None:
-        await self._link.execute(ops.RegisterNode(node_id=node_id, role=role, certificate_pem=certificate_pem))
 
 
 class _Gate(grpc.GenericRpcHandler):  # type: ignore[misc]
