@@ -143,7 +143,6 @@ def test_there_are_no_plugins(docker: Docker) -> None:
     for method, path in (("GET", "x"), ("POST", "x/enable"), ("POST", "x/disable"), ("DELETE", "x")):
         answer = docker.http(method, f"/v1.24/plugins/{path}")
         assert (answer.status, answer.message) == (404, 'plugin "x" not found')
-    assert docker.http("POST", "/v1.24/plugins/pull?name=a/b").status == 501
 
 
 class TestImages:
