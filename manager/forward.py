@@ -20,7 +20,7 @@ from api.rpc.swarm_methods import CONTROL_CALL
 from api.types.dispatch import ForwardRequest, ForwardResponse
 from base.supervise import TaskOwner
 from manager import operations as ops
-from raft.errors import NotLeader
+from raft.errors import HandingOver, NotLeader
 
 NO_LEADER = (
     "rpc error: code = Unknown desc = The swarm does not have a leader. It's possible that too few managers are "
@@ -31,7 +31,8 @@ FORWARD_TIMEOUT_S = 60.0
 """Longer than what the leader may take: a Raft member that joins has to catch up."""
 ANYWHERE_TIMEOUT_S = 5.0
 POLL_S = 0.1
-_NOT_LEADER = str(NotLeader().message).partition(";")[0]
+_NOTHING_DONE = (str(NotLeader().message).partition(";")[0], HandingOver().message)
+"""How these errors begin: across the wire their kind is Unavailable, like others."""
 
 
 class LeaderView(Protocol):
@@ -172,5 +173,5 @@ class LeaderLink:
 
 
 def _nothing_done(error: errors.Unavailable) -> bool:
-    """Whether the error says that the asked manager did not lead, and so did nothing."""
-    return isinstance(error, NotLeader) or error.message.startswith(_NOT_LEADER)
+    """Whether the error says that the asked manager did not lead, or was about to stop, and so did nothing."""
+    return error.message.startswith(_NOTHING_DONE)

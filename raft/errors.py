@@ -15,6 +15,13 @@ class NotLeader(Unavailable):
         self.leader_addr = leader_addr
 
 
+class HandingOver(Unavailable):
+    """The leader lets another one take over and takes no proposals meanwhile; nothing was done."""
+
+    def __init__(self) -> None:
+        super().__init__("leadership is being handed over")
+
+
 class LeadershipLost(Unavailable):
     """The leader stepped down before the proposal was committed: whether it will be applied is not known."""
 

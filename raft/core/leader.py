@@ -29,6 +29,7 @@ from raft.core.messages import (
 )
 from raft.core.progress import Flow, Progress
 from raft.core.reads import PendingReads
+from raft.errors import HandingOver
 
 if TYPE_CHECKING:
     from raft.core.raft import Raft
@@ -122,7 +123,7 @@ class Leadership:
         if len(data) > limits.proposal_bytes_max:
             raise InvalidArgument(f"the change is too large: {len(data)} of at most {limits.proposal_bytes_max} bytes")
         if self._transferee:
-            raise Unavailable("leadership is being handed over")
+            raise HandingOver
         if self._uncommitted_bytes + _size(data) > limits.uncommitted_bytes_max and self._uncommitted:
             raise Unavailable("too many changes wait for agreement")
         return self._append(EntryKind.DATA, data)
@@ -130,7 +131,7 @@ class Leadership:
     def propose_change(self, change: Change) -> Entry:
         log = self._raft.log
         if self._transferee:
-            raise Unavailable("leadership is being handed over")
+            raise HandingOver
         if log.history.latest_index > log.commit or log.commit < self.start:
             raise Unavailable("another membership change is under way")
         after = membership.changed(self._raft.membership, change)
