@@ -6,7 +6,6 @@ when `take_down` returns; nothing is ever removed through a mount.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,14 +58,5 @@ def remove(place: Place) -> None:
 def mounts_below(directory: Path) -> list[Path]:
     """Mount points at or below a directory, in the order they were made; one for each mount. As paths below it, though
     the kernel tells them without symbolic links."""
-    found = []
     real = directory.resolve()
-    for line in Path("/proc/thread-self/mountinfo").read_bytes().splitlines():
-        target = Path(_unescaped(line.split(b" ", 5)[4]).decode(errors="surrogateescape"))
-        if target.is_relative_to(real):
-            found.append(directory / target.relative_to(real))
-    return found
-
-
-def _unescaped(field: bytes) -> bytes:
-    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), field)
+    return [directory / target.relative_to(real) for target in mounts.mount_points() if target.is_relative_to(real)]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -99,12 +98,5 @@ def _unmount(target: Path) -> None:
 
 
 def _is_mounted(target: Path) -> bool:
-    """Whether anything is mounted exactly there. A bind mount within one file system is told by the mount table alone
-    (`Path.is_mount` compares devices and does not see it)."""
-    wanted = os.fsencode(target.resolve())
-    with open("/proc/thread-self/mountinfo", "rb") as table:
-        return any(_unescaped(line.split(b" ", 5)[4]) == wanted for line in table)
-
-
-def _unescaped(field: bytes) -> bytes:
-    return re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), field)
+    """Whether anything is mounted exactly there."""
+    return target.resolve() in mounts.mount_points()
