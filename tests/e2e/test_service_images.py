@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 
@@ -11,10 +12,13 @@ import pytest
 
 from lab.lab import Lab
 from lab.network import REGISTRY
+from lab.paths import ROOT
 from lab.wait import until
 from tests.e2e.client import Docker
 from tests.e2e.services import NS, Json, Swarm, spec
 from tests.e2e.test_service_faults import replicas, until_exact
+from tests.e2e.test_swarm import containers
+from worker.exec.images import FRESH_S
 
 PAUSING = {"UpdateConfig": {"Parallelism": 1, "FailureAction": "pause"}}
 QUICK = {"RestartPolicy": {"Condition": "any", "Delay": NS // 5}}
@@ -62,6 +66,35 @@ def test_an_update_to_an_image_that_exits_at_once(api: Swarm) -> None:
     api.until(lambda: len(errors(api, "brief")) >= 4, "brief", "the restart policy to try again")
     assert len(before & {task["ID"] for task in api.tasks("brief", "running")}) == 2, "the others run on"
     assert len(api.tasks("brief")) <= 2 + 6, "the history has its limit"
+
+
+def test_an_update_follows_a_tag_that_has_moved(api: Swarm) -> None:
+    def push(label: str) -> None:
+        """As someone who works on the image does."""
+        program = (
+            "import sys; from lab import image; image.push(sys.argv[1], 'moving', image.build(sys.argv[2]), 'tag')"
+        )
+        argv = ("env", f"PYTHONPATH={ROOT}", sys.executable, "-c", program, f"http://{REGISTRY}:5000", label)
+        done = api.lab.run("m1", *argv)
+        assert done.returncode == 0, done.stderr
+
+    def labels() -> set[str]:
+        found = (api.docker.inspect(each) for each in containers(api.lab, "moving", ("m1",))["m1"])
+        return {each["Config"]["Labels"]["lab"] for each in found}
+
+    body = spec("moving", task={"Placement": {"Constraints": ["node.hostname == m1"]}}, container={
+        "Image": f"{REGISTRY}:5000/moving:tag"}, **replicas(2))  # fmt: skip
+    push("first")
+    api.create(body)
+    until_exact(api.lab, "moving", 2)
+    assert labels() == {"first"}
+    push("second")
+    time.sleep(FRESH_S)  # for so long the answer of before is good
+    body["TaskTemplate"]["ContainerSpec"]["Env"] = ["A=2"]
+    api.update("moving", body)
+    api.until(lambda: api.service("moving")["UpdateStatus"]["State"] == "completed", "moving", "the update to end")
+    until_exact(api.lab, "moving", 2)
+    assert labels() == {"second"}
 
 
 def test_an_image_that_does_not_exist(api: Swarm) -> None:

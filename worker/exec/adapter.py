@@ -8,19 +8,20 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from msgspec import UNSET
 
-from api.errors import InvalidArgument, NotFound, NotModified, ShoalError
-from api.types.auth import AuthConfig, decode_auth
+from api.errors import InvalidArgument, NotFound, NotModified
+from api.types.auth import decode_auth
 from api.types.container import ContainerInspect, ContainerState, ContainerSummary, CreateAnswer, CreateBody
 from api.types.dataplane import OverlayChange
 from api.types.endpoint import EndpointSettings
 from api.types.objects import Task
 from base.clock import NS
-from worker.engine.parts import ImageView, Volumes
+from worker.engine.parts import Volumes
 from worker.exec.body import TASK_ID_LABEL, create_body, named_volumes, places
+from worker.exec.images import ImageApi, TaskImages
 from worker.exec.step import Observation, Phase
 
 log = logging.getLogger(__name__)
@@ -59,14 +60,6 @@ class ContainerApi(Protocol):
     async def list(self, *, all: bool = False, filters: Mapping[str, Sequence[str]]) -> Sequence[ContainerSummary]: ...
 
 
-class ImageApi(Protocol):
-    """The image store, as far as tasks need it."""
-
-    async def resolve(self, reference: str) -> ImageView: ...
-
-    async def pull(self, reference: str, auth: AuthConfig | None = None, progress: Any = None) -> str: ...
-
-
 class NetworkApi(Protocol):
     """`worker.engine.networks.NetworkController`, as far as tasks need it."""
 
@@ -78,7 +71,7 @@ class EngineAdapter:
 
     def __init__(self, containers: ContainerApi, images: ImageApi, volumes: Volumes, networks: NetworkApi) -> None:
         self._containers = containers
-        self._images = images
+        self._images = TaskImages(images)
         self._volumes = volumes
         self._networks = networks
         self._ids: dict[str, str] = {}
@@ -117,7 +110,7 @@ class EngineAdapter:
         """Make sure of the image and the volumes, create the container under the task's name."""
         body = create_body(task)
         await _require_bind_sources(task)
-        await self._ensure_image(body.image, decode_auth(task.registry_auth))
+        await self._images.ensure(body.image, decode_auth(task.registry_auth))
         self._unsure.add(task.id)
         async with self._volumes_of(task):
             answer = await self._containers.create(task.name, body)
@@ -162,17 +155,6 @@ class EngineAdapter:
         with contextlib.suppress(NotFound):
             await self._containers.remove(container_id, force=True, volumes=True)
         self._ids = {task_id: known for task_id, known in self._ids.items() if known != container_id}
-
-    async def _ensure_image(self, reference: str, auth: AuthConfig | None) -> None:
-        """Local first, then the registry. Raises NotFound with Docker's text and why the pull failed."""
-        try:
-            await self._images.resolve(reference)
-        except NotFound as absent:
-            log.info("pulling image=%s", reference)
-            try:
-                await self._images.pull(reference, auth, None)
-            except ShoalError as error:
-                raise NotFound(f"{absent.message} ({error.message})") from error
 
     @contextlib.asynccontextmanager
     async def _volumes_of(self, task: Task) -> AsyncIterator[None]:
