@@ -45,6 +45,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 DISK_THREADS = 2
+ID_CHARACTERS_MIN = 4
+"""Of the beginning of an id; drivers are found by name alone."""
 RESTORE_S = 15.0
 """How long a start of the daemon waits for its plugins."""
 READY_S = 10.0
@@ -147,16 +149,19 @@ class Plugins:
         return shown(record, self._configs[record.full_name])
 
     def _get(self, text: str) -> PluginRecord:
-        try:
-            found = self._plugins.get(_full_name(names.parse(text)))
-        except InvalidArgument:
-            found = None
-        if found is None and len(text) >= 4:
+        found = self._named(text)
+        if found is None and len(text) >= ID_CHARACTERS_MIN:
             matches = [record for record in self._plugins.values() if record.id.startswith(text)]
             found = matches[0] if len(matches) == 1 else None
         if found is None:
             raise NotFound(f'plugin "{text}" not found')
         return found
+
+    def _named(self, text: str) -> PluginRecord | None:
+        try:
+            return self._plugins.get(_full_name(names.parse(text)))
+        except InvalidArgument:
+            return None
 
     # --- installing -------------------------------------------------------------------------------------------------
 
@@ -329,17 +334,14 @@ class Plugins:
 
     def driver_name(self, text: str) -> str:
         """The full name of the plugin that `text` names; `text` itself when there is none."""
-        try:
-            return self._get(text).full_name
-        except NotFound:
-            return text
+        record = self._named(text)
+        return record.full_name if record is not None else text
 
     def find(self, text: str) -> Plugin | None:
         """How to speak with the volume driver of this name; None when no such plugin is installed. Raises NotFound
         when it is disabled."""
-        try:
-            record = self._get(text)
-        except NotFound:
+        record = self._named(text)
+        if record is None:
             return None
         instance, config = self._instances.get(record.full_name), self._configs[record.full_name]
         if instance is None:

@@ -74,7 +74,9 @@ class VolumeStore:
         """See `parts.Volumes.ensure`. Raises Conflict when the volume exists with another driver."""
         anonymous = not name
         name = name or hex_id()
-        driver = LOCAL if driver == "default" else self._plugins.driver_name(driver) if driver else ""
+        driver = LOCAL if driver == "default" else driver
+        if driver not in ("", LOCAL):
+            driver = self._plugins.driver_name(driver)
         async with self._locks.of(name):
             known = self._volumes.get(name)
             if known is not None:
