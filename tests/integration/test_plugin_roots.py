@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from lab.wait import until
 from worker.engine.plugins import roots
 from worker.engine.plugins.plan import Place
-from worker.engine.syscalls import mounts
+from worker.engine.syscalls import mountns, mounts
 
 pytestmark = pytest.mark.root
 
@@ -77,3 +78,17 @@ def test_an_old_socket_answers_to_nobody(place: Place) -> None:
     roots.clear_sockets(place)
     assert list(place.sockets.iterdir()) == []
     place.sockets.rmdir()
+
+
+def test_a_plugin_alone_leads_a_new_daemon_to_the_mounts_of_the_old(tmp_path: Path) -> None:
+    assert mountns._live_monitor(tmp_path) is None
+    script = "exec -a zygote.py sleep 100"
+    with subprocess.Popen(["unshare", "--mount", "bash", "-c", script]) as monitor:
+        try:
+            command = Path(f"/proc/{monitor.pid}/cmdline")
+            until(lambda: command.read_bytes().startswith(b"zygote.py"), timeout_s=10, what="the monitor")
+            (tmp_path / "p/m/0123456789ab").mkdir(parents=True)
+            (tmp_path / "p/m/0123456789ab/monitor.pid").write_text(str(monitor.pid))
+            assert mountns._live_monitor(tmp_path) == monitor.pid
+        finally:
+            monitor.kill()
