@@ -19,7 +19,7 @@ QUICK = 2
 """So many scenarios are played on the lab; all of them with SHOAL_LONG=1 (tests/e2e has the lab's own faults)."""
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_scenarios_on_compose(monkeypatch: pytest.MonkeyPatch) -> None:
     with running(f"{RUN}-compose", registry=False) as lab:
         monkeypatch.setenv("DOCKER_HOST", f"unix://{lab.socket('m1')}")
@@ -31,7 +31,7 @@ def test_scenarios_on_compose(monkeypatch: pytest.MonkeyPatch) -> None:
         assert docker.ok("network", "ls", "-q") == networks
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_scenarios_on_the_lab(swarm_lab: Lab) -> None:
     scenarios = load(COMPOSE_TEST / "scenarios")
     try:
