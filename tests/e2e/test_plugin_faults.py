@@ -17,7 +17,7 @@ from tests.e2e import plugins
 from tests.e2e.client import Docker
 from tests.e2e.plugins import FULL, NAME, create, inspect, installed, process, publish
 
-ROUNDS = 60 if os.environ.get("SHOAL_LONG") else 4
+ROUNDS = 60 if os.environ.get("SHOAL_LONG") else 3
 SEED = int(os.environ.get("SHOAL_CRASH_SEED", "3"))
 PULL, ENABLE, DISABLE, REMOVE = (
     ("POST", f"/v1.24/plugins/pull?name={NAME}"),
