@@ -73,7 +73,23 @@ def test_three_missed_heartbeats_are_too_many() -> None:
     liveness.heard("a", now=100, period_s=5)
     assert liveness.overdue(["a", "new"], 114.9, 5) == []
     assert liveness.overdue(["a", "new"], 115, 5) == ["a"]
+    liveness.forget("a")
+    now = 115.0
+    while (now := now + 0.5) < 129.9:
+        assert liveness.overdue(["new"], now, 5) == []
     assert liveness.overdue(["new"], 129.9, 5) == ["new"], "one never heard of gets one full grace"
+
+
+def test_a_manager_that_was_away_blames_nobody_for_it() -> None:
+    liveness = Liveness()
+    assert liveness.overdue([], 100, 5) == []
+    liveness.heard("a", now=100, period_s=5)
+    assert liveness.overdue(["a"], 160, 5) == []
+    assert liveness.overdue(["a"], 161, 5) == []
+    now = 161.0
+    while (now := now + 0.5) < 175:
+        assert liveness.overdue(["a"], now, 5) == []
+    assert liveness.overdue(["a"], 175, 5) == ["a"], "its own silence counts, before and after"
 
 
 @pytest.mark.parametrize(
@@ -252,12 +268,19 @@ async def test_a_removed_node_loses_its_session(bench: Bench) -> None:
             await rest(session)
 
 
-async def test_silence_makes_a_node_down_and_ends_its_session(bench: Bench) -> None:
+async def test_silence_makes_a_node_down_and_ends_its_session(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("manager.dispatcher.service.CHECK_S", 0.005)
     clock = bench.store.clock
     assert isinstance(clock, make.Clock)
+
+    async def time_goes_by() -> None:
+        while bench.state("n1") is not NodeState.DOWN:
+            clock.seconds += 0.5
+            await asyncio.sleep(0.01)
+
     async with bench.session("n1") as session:
         await first(session)
-        clock.seconds += 15
+        bench.owner.spawn(time_goes_by(), name="time")
         with pytest.raises(errors.NotFound, match="heartbeats were missed"):
             await rest(session)
     assert bench.state("n1") is NodeState.DOWN
