@@ -34,6 +34,8 @@ def main() -> int:
     simulated = commands.add_parser("simulated", help="a service on simulated nodes, by a real manager over gRPC")
     simulated.add_argument("--nodes", type=int, default=100)
     simulated.add_argument("--tasks", type=int, default=1_000)
+    simulated.add_argument("--services", type=int, default=1, help="that share the tasks (default 1)")
+    simulated.add_argument("--rest", type=float, default=10, help="seconds of watching it at rest (default 10)")
     images = commands.add_parser("images", help="load, save, push, pull, removal, builds, memory of a large pull")
     images.add_argument("--turns", type=int, default=5, help="of each engine (default 5; builds twice as many)")
     images.add_argument("--size", type=int, default=200, help="megabytes of the image and the context (default 200)")
@@ -64,7 +66,7 @@ def main() -> int:
         elif arguments.what == "store":
             store_benchmark.run(arguments.objects)
         elif arguments.what == "simulated":
-            simulated_benchmark.run(arguments.nodes, arguments.tasks)
+            simulated_benchmark.run(arguments.nodes, arguments.tasks, arguments.services, arguments.rest)
         elif arguments.what == "scheduler":
             scheduler_benchmark.run(arguments.nodes, arguments.tasks)
         elif arguments.what == "engine":
