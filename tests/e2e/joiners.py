@@ -1,7 +1,8 @@
 """Many nodes that join at once, without engines: `joiners.py ADDR TOKEN COUNT ROUNDS [RENEW_AT]`.
 
 Each of them joins, as a new node each time, until it is refused or has done so ROUNDS times. Every end is a line of
-JSON: `{"id": …}` of a node that was let in, or `{"error": …}`.
+JSON: `{"id": …}` of a node that was let in, `{"error": …}` of one that was refused (it does not try again), or
+`{"unknown": …}`: no answer came, or no leader was there, and it may be let in or not.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ async def one(addr: str, token: str, rounds: int, again_at: str) -> None:
             identity = await join(addr, token, SystemClock())
             if again_at:
                 await renewed(again_at, identity)
+        except Unavailable as error:
+            print(json.dumps({"unknown": error.message}), flush=True)
+            continue
         except ShoalError as error:
             print(json.dumps({"error": error.message}), flush=True)
             return

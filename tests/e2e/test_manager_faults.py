@@ -211,18 +211,21 @@ def test_a_token_is_rotated_while_fifty_nodes_join(three: Lab) -> None:
     fresh = ""
     inside: list[str] = []
     refused: list[str] = []
-    for outcome in join_many(three, others[1], old, 50, rounds=30):
+    unknown: list[str] = []
+    for outcome in join_many(three, others[1], old, 50, rounds=60):
         if "error" in outcome:
             refused.append(outcome["error"])
+        elif "unknown" in outcome:
+            unknown.append(outcome["unknown"])
         else:
             inside.append(outcome["id"])
             fresh = fresh or docker.ok("swarm", "join-token", "--rotate", "-q", "worker")
-    print(f"{len(inside)} joined before each of the {len(refused)} was refused")
+    print(f"{len(inside)} joined before each of the {len(refused)} was refused; of {len(unknown)} it is not known")
     assert len(refused) == 50
     assert all("invalid join token" in error for error in refused), set(refused)
     known = {row["ID"] for row in swarm.nodes(three, others[0])}
     assert set(inside) <= known
-    assert len(known) == 3 + len(inside), "whoever was refused left no node behind"
+    assert len(known) <= 3 + len(inside) + len(unknown), "whoever was refused left no node behind"
     assert [list(outcome) for outcome in join_many(three, others[1], old)] == [["error"]]
     assert [list(outcome) for outcome in join_many(three, others[1], fresh)] == [["id"]]
 
