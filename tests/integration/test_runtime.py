@@ -24,7 +24,7 @@ from tests.integration.containerlab import Bench, collect, output
 from worker.engine.logs.reader import read_logs
 from worker.engine.parts import ProcessIO
 from worker.engine.runtime import frames, spec
-from worker.engine.runtime.monitor import MAX_SPILL
+from worker.engine.runtime.peers import MAX_SPILL
 
 pytestmark = pytest.mark.root
 

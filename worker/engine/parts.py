@@ -87,7 +87,7 @@ class LogEnd:
 class Stream(Protocol):
     """One attacher of a process. What a slow one has not taken waits in a bounded buffer; when that is full the
     process is held back, so that nothing is lost (`docker run ... | gzip`). One that takes nothing at all holds nobody
-    back (runtime.monitor: HOLD_SECONDS): more is kept for it, and when that is full, too, it is soon cut off."""
+    back (runtime.peers: HOLD_SECONDS): more is kept for it, and when that is full, too, it is soon cut off."""
 
     log_end: LogEnd | None
     """What was in the log when this attacher began: everything after comes by it. None without a log."""
