@@ -138,7 +138,9 @@ def _check_shown(docker: Docker, service: str, ids: dict[str, str]) -> None:
     assert_fields(get(docker, "/services"), in_list(ENDPOINT))
     ingress = get(docker, "/networks/ingress")["Id"]
     assert {vip["NetworkID"] for vip in inspected["Endpoint"]["VirtualIPs"]} == {ingress, *ids.values()}
-    assert inspected["Endpoint"]["Ports"] == [{"Protocol": "tcp", "TargetPort": 80, "PublishedPort": 8090}]
+    assert inspected["Endpoint"]["Ports"] == [
+        {"Protocol": "tcp", "TargetPort": 80, "PublishedPort": 8090, "PublishMode": "ingress"}
+    ]
     (listed,) = tasks_of(docker, "web")
     shown = get(docker, f"/tasks/{listed['ID']}")
     assert_fields(shown, PLACES)

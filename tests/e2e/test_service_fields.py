@@ -476,7 +476,8 @@ def test_endpoints_and_networks(one: Swarm, by: str) -> None:
                               for name in ("web", "client", "robin")), "web", "the updates")  # fmt: skip
     (server,), (asker,), _ = (one.running(name) for name in ("web", "client", "robin"))
     endpoint = one.service("web")["Endpoint"]
-    assert endpoint["Spec"] == {"Mode": "vip", "Ports": ports}
+    shown = [port | {"PublishMode": "ingress"} for port in ports]  # the CLI shows only ports that say so
+    assert endpoint["Spec"] == {"Mode": "vip", "Ports": shown}
     tcp, udp = endpoint["Ports"]
     assert (tcp["Protocol"], tcp["TargetPort"], tcp["PublishedPort"]) == ("tcp", 80, 8088)
     assert (udp["Protocol"], udp["TargetPort"], 30_000 <= udp["PublishedPort"] <= 32_767) == ("udp", 53, True)
