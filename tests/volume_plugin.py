@@ -2,7 +2,8 @@
 
 `python -m tests.volume_plugin SOCKET ROOT` serves until it is killed. Every call is a line of ROOT/calls.log. With FAIL
 in the environment it ends at once. Options of a volume: `refuse` is an error; `hidden` has no path until it is mounted;
-`tmpfs` is memory, mounted for its first user and unmounted after its last; `link` is a link to /etc.
+`tmpfs` is memory, mounted for its first user and unmounted after its last; `link` is a link to /etc; `slow` is mounted,
+but told so only when ROOT/go is there.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import signal
 import socketserver
 import sys
+import time
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,8 @@ class Handler(BaseHTTPRequestHandler):
             if self._is_memory(place) and not list(place.glob("user-*")):
                 self._call(LIBC.mount(b"tmpfs", bytes(place / "data"), b"tmpfs", 0, None))
             (place / f"user-{body['ID']}").touch()
+            while "slow" in json.loads((place / "options").read_text()) and not (self.root / "go").exists():
+                time.sleep(0.01)
             return {"Mountpoint": str(place / "data")}
         if method == "VolumeDriver.Unmount":
             (place / f"user-{body['ID']}").unlink()

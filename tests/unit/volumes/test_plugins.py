@@ -16,6 +16,7 @@ from api.types.volume import VolumeCreate
 from tests.unit.volumes.test_volumes import Heard
 from worker.engine.records import Records
 from worker.engine.volumes.plugins import Finder
+from worker.engine.volumes.records import TABLE, VolumeRecord
 from worker.engine.volumes.store import VolumeStore
 
 
@@ -122,6 +123,31 @@ async def test_users_outlive_the_daemon_and_a_plugin_that_is_gone(bench: Bench) 
     await second.remove("far", force=True)
     assert (await second.list({})).volumes == []
     await second.close()
+
+
+async def test_what_a_crash_left_mounted_is_unmounted(bench: Bench) -> None:
+    async with bench.plugin() as root:
+        await bench.store.create(VolumeCreate(name="far", driver="little", driver_opts={"slow": "1"}))
+        user = root / "volumes/far/user-c1"
+        mounting = asyncio.get_running_loop().create_task(bench.store.mount("far", "c1"))
+        while not user.exists():
+            await asyncio.sleep(0.01)
+        # Here the daemon is killed: the plugin has mounted it, and nobody was told.
+        second = VolumeStore(bench.records, bench.root, Heard(), plugins=Finder((bench.sockets,), (bench.specs,)))
+        await second.start_up()
+        await second.reconcile([], [])
+        assert not user.exists()
+        await second.close()
+        (root / "go").touch()
+        assert (await mounting).name == "data"
+        user.touch()
+        await bench.store.unmount("far", "c1")
+
+        (bench.root / "plugin/volumes/far/data").rmdir()  # a mount that fails is written down no longer
+        (root / "volumes/far/options").unlink()
+        with pytest.raises(Internal):
+            await bench.store.mount("far", "c2")
+        assert (await bench.records.all(TABLE, VolumeRecord))["far"].mounted == ()
 
 
 async def test_errors_of_a_plugin(bench: Bench) -> None:

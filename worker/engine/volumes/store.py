@@ -170,19 +170,31 @@ class VolumeStore:
     async def _start_use(self, record: VolumeRecord, holder: str, users: set[str]) -> VolumeRecord:
         mounted = tuple(sorted(users))
         if not record.local:
-            plugin = await self._driver(record.driver)
-            path = await plugin.mount(record.name, holder)
-            try:
-                await self._pool.run(_check_within, path, plugin)
-                return await self._save(replace(record, mounted=mounted, mountpoint=str(path)))
-            except BaseException:
-                await plugin.unmount(record.name, holder)
-                raise
+            return await self._start_use_by_plugin(record, holder, mounted)
         plan = mount_plan(record.options)
         if plan is None:
             return record
         await self._pool.run(self._local.mount, record.name, plan)
         return await self._save(replace(record, mounted=mounted))
+
+    async def _start_use_by_plugin(self, record: VolumeRecord, holder: str, mounted: tuple[str, ...]) -> VolumeRecord:
+        """The user is written down before the plugin hears of it: what a crash leaves mounted for a container that
+        never ran is unmounted by the next daemon."""
+        plugin = await self._driver(record.driver)
+        begun = await self._save(replace(record, mounted=mounted))
+        try:
+            path = await plugin.mount(record.name, holder)
+            try:
+                await self._pool.run(_check_within, path, plugin)
+                return (
+                    begun if begun.mountpoint == str(path) else await self._save(replace(begun, mountpoint=str(path)))
+                )
+            except BaseException:
+                await plugin.unmount(record.name, holder)
+                raise
+        except BaseException:
+            await self._save(record)
+            raise
 
     async def unmount(self, name: str, holder: str) -> None:
         """See `parts.Volumes.unmount`. Idempotent; the last user takes the options' mount away. A plugin that does not
