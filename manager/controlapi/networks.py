@@ -15,6 +15,7 @@ from api.types.objects import Service, SwarmNetwork, Task, TaskState
 from api.types.swarm import NetworkAttachmentConfig, NetworkSpec, ServiceSpec
 from api.wire.ipam import make_subnet
 from manager.controlapi.validate import PREDEFINED_NETWORKS, attachments
+from manager.labels import mesh_is_local
 from manager.store.view import View
 
 OVERLAY = "overlay"
@@ -107,7 +108,8 @@ def find_network(view: View, ref: str) -> SwarmNetwork:
 
 def with_networks(view: View, spec: ServiceSpec) -> ServiceSpec:
     """The spec with its networks by id, all of them in the task template: the older place, beside it, means the same,
-    and what tasks are made from should be in one place. Raises NotFound, Forbidden, InvalidArgument."""
+    and what tasks are made from should be in one place. Raises NotFound, Forbidden, InvalidArgument, NotSupported."""
+    mesh_is_local(spec.labels)
     found: dict[str, NetworkAttachmentConfig] = {}
     for attachment in attachments(spec):
         network = find_network(view, attachment.target)

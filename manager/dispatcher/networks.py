@@ -15,14 +15,13 @@ from typing import NamedTuple
 
 from api.types.dataplane import Overlay, OverlayGate, OverlayPool, OverlayPort, OverlayService, OverlayTask
 from api.types.objects import Node, NodeState, Service, SwarmNetwork, Task, TaskState
+from manager.labels import MESH
 from manager.store.memory import Change
 from manager.store.view import View
 
 VXLAN_BYTES = 50
 UNDERLAY_MTU = 1500
 OPTION_MTU = "com.docker.network.driver.mtu"
-LABEL_LOCAL_ONLY = "shoal.mesh"
-"""Service label: `local` keeps the routing mesh to tasks of the node that took the connection."""
 
 
 @dataclass
@@ -181,7 +180,7 @@ def entries_of(view: View, service_id: str) -> dict[str, OverlayService]:
             aliases=aliases.get(network_id, []),
             tasks=_tasks(view, tasks, network_id, gone=service is None),
             ports=_ports(service) if service is not None and network.spec.ingress else [],
-            local_only=service is not None and service.spec.labels.get(LABEL_LOCAL_ONLY) == "local",
+            local_only=service is not None and service.spec.labels.get(MESH) == "local",
         )
         entries[entry.key] = entry
     return entries

@@ -2,7 +2,7 @@
 
 The application is strict: when it is told to stop it closes its listening socket at once. A connection that is led to
 it after that is refused, and counts as failed. Who has a kept connection gets one last answer that says it is to be
-closed.
+closed. It has a health check, so its tasks run only once they listen.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ import sys
 from typing import Any
 
 from lab.lab import Lab
-from tests.e2e.test_swarm import cli, wait_running
+from tests.e2e.test_swarm import HOSTS, cli, wait_running
 
 PYTHON_MOUNTS = [f"--mount=type=bind,source={path},target={path},readonly" for path in ("/usr", "/lib", "/lib64")]
+IMAGE = "strict:1"
+HEALTH = "HEALTHCHECK --interval=500ms --timeout=5s --retries=9 CMD wget -q -O /dev/null http://127.0.0.1/"
 SERVER = """
 import asyncio, os, signal, socket
 ending, here = asyncio.Event(), set()
@@ -92,10 +94,16 @@ print(json.dumps({"good": good, "bad": bad, "slowest_s": slowest, "per_s": good 
 
 
 def app(lab: Lab, name: str, *args: str, replicas: int) -> None:
-    """A service of the strict application."""
+    """A service of the strict application; all hosts get its image."""
+    for host in HOSTS:
+        docker = cli(lab, host)
+        if not docker.ok("image", "ls", "-q", IMAGE):
+            made = docker.ok("create", "busybox").strip()
+            docker.ok("commit", "--change", HEALTH, made, IMAGE)
+            docker.ok("rm", made)
     cli(lab).ok(
         "service", "create", "--name", name, "--replicas", str(replicas), *PYTHON_MOUNTS, *args,
-        "busybox", "/usr/bin/python3", "-I", "-c", SERVER,
+        IMAGE, "/usr/bin/python3", "-I", "-c", SERVER,
     )  # fmt: skip
     wait_running(lab, name, replicas)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -113,21 +114,33 @@ def test_an_idle_connection_lives(swarm_lab: Lab, net: str) -> None:
     away = next(host for host in ("w1", "w2") if host != home)
     wait_published(swarm_lab, away, 8092)
     _, pid = client(swarm_lab, away)
-    script = (
-        "cd /proc/sys/net/netfilter; for f in nf_conntrack_tcp_timeout_*; do echo 1 > $f; done; "
-        "echo 120 > nf_conntrack_tcp_timeout_established"
-    )
-    for enter in (["-t", str(pid), "-n"], ["--net=/run/shoal/netns/ingress-sbox"], ["-t", "1", "-n"]):
-        done = swarm_lab.run(away, "nsenter", *enter, "sh", "-ec", script)
-        assert done.returncode == 0, done.stderr
     ask = (
         "import socket,sys,time\ns=socket.create_connection((sys.argv[1],int(sys.argv[2])))\nfor wait in (3,0):\n"
         " s.sendall(b'GET / HTTP/1.1\\r\\n\\r\\n'); assert b'200 OK' in s.recv(999); time.sleep(wait)"
     )
     target = (vip(swarm_lab, "web"), "80"), ("127.0.0.1", "8092")
-    for enter, (address, port) in zip((["-t", str(pid)], ["-t", "1"]), target, strict=True):
-        done = swarm_lab.run(away, "nsenter", *enter, "-n", sys.executable, "-I", "-c", ask, address, port)
-        assert done.returncode == 0, done.stderr
+    with shortened(swarm_lab, away):
+        for enter, (address, port) in zip((["-t", str(pid)], ["-t", "1"]), target, strict=True):
+            done = swarm_lab.run(away, "nsenter", *enter, "-n", sys.executable, "-I", "-c", ask, address, port)
+            assert done.returncode == 0, done.stderr
+
+
+@contextmanager
+def shortened(lab: Lab, host: str) -> Iterator[None]:
+    """The times of connection tracking, on a host and in all its containers and its gate."""
+    away, back = (
+        "cd /proc/sys/net/netfilter; for f in nf_conntrack_tcp_timeout_*; do cat $f; echo 1 > $f; done; "
+        "echo 120 > nf_conntrack_tcp_timeout_established",
+        "cd /proc/sys/net/netfilter; for f in nf_conntrack_tcp_timeout_*; do echo $1 > $f; shift; done",
+    )
+    inside = lab.run(host, "sh", "-ec", f"for n in /run/shoal/netns/*; do nsenter --net=$n sh -ec '{away}'; done")
+    assert inside.returncode == 0, inside.stderr
+    before = lab.run(host, "sh", "-ec", away)
+    assert before.returncode == 0, before.stderr
+    try:
+        yield
+    finally:
+        lab.run(host, "sh", "-ec", back, "sh", *before.stdout.split())
 
 
 def test_churn_leaves_nothing(swarm_lab: Lab) -> None:

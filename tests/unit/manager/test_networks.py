@@ -223,6 +223,15 @@ async def test_names_pools_and_use_are_checked_against_the_swarm() -> None:
         control.find_network(view, "nosuch")
 
 
+async def test_a_mesh_that_is_not_offered_is_refused() -> None:
+    store, _ = new_store()
+    with pytest.raises(errors.NotSupported, match="PROXY protocol is not offered"):
+        control.with_networks(store.view(), ServiceSpec(name="s", labels={"shoal.mesh": "proxy"}))
+    with pytest.raises(errors.InvalidArgument, match="'lokal' is not local"):
+        control.with_networks(store.view(), ServiceSpec(name="s", labels={"shoal.mesh": "lokal"}))
+    assert control.with_networks(store.view(), ServiceSpec(name="s", labels={"shoal.mesh": "local"})).name == "s"
+
+
 async def test_both_places_of_a_service_s_networks_mean_the_same() -> None:
     store, _ = new_store()
     await fill(store, network(), network("two", "10.2.0.0/29"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Network
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from api.errors import Conflict, InvalidArgument, Unavailable
@@ -86,6 +86,7 @@ def test_bad_subnets_are_named(arguments: tuple[str, ...], text: str) -> None:
         make_subnet(*arguments)  # type: ignore[arg-type]
 
 
+@settings(deadline=None)
 @given(st.lists(st.one_of(st.none(), st.integers(0, 40)), max_size=60))
 def test_against_a_set(steps: list[int | None]) -> None:
     """None allocates; a number releases that one of the addresses that are out."""
