@@ -1,7 +1,9 @@
-"""Swarm networks: throughput between hosts, one service's update among a thousand, how soon a task is in every table.
+"""Swarm networks: throughput between hosts and by published ports, one service's update among a thousand, how soon a
+task is in every table, how soon names are answered, what it all takes of memory.
 
 Throughput is taken beside a VXLAN link made by hand between the same two lab hosts, turn by turn, so that whatever else
-the machine does meets both alike. Aims: 0.9 of the plain link; 10 ms for the update; 300 ms to every node (median).
+the machine does meets both alike; published ports beside a rule made by hand. Aims: 0.9 of the plain link and of the
+plain rule; 10 ms for the update; 300 ms to every node (median); 1 ms for a name (p99).
 """
 
 import os
@@ -10,6 +12,7 @@ import subprocess
 import sys
 import time
 
+from benchmarks import network_paths
 from benchmarks.results import keep, summary
 from lab import swarm
 from lab.lab import Lab, running
@@ -38,6 +41,7 @@ SLEEPER = ("busybox", "sh", "-c", "trap 'exit 0' TERM; sleep 1d & wait")
 def run(*, turns: int, reach: int) -> None:
     """Measure, print, keep."""
     update = one_among_many(turns * 5)
+    memory = network_paths.memory(SERVICES, BACKENDS)
     with running(f"bench{os.getpid()}", managers=3, workers=2) as lab:
         swarm.form(lab)
         lab.docker("m1", "network", "create", "-d", "overlay", "bench")
@@ -46,15 +50,25 @@ def run(*, turns: int, reach: int) -> None:
             host: until(lambda host=host: client(lab, host), timeout_s=30, what=host) for host in lab.state().hosts
         }  # type: ignore[misc]
         throughput = two_hosts(lab, clients, turns)
+        ports = network_paths.published(lab, turns)
+        asked = network_paths.names(lab, clients["w1"], "ask")
         soon = [seconds_to_every_table(lab, clients, number) for number in range(reach)]
     figures: dict[str, object] = {
         "update_of_one": update,
         "megabytes_per_s": throughput,
+        "published": ports,
+        "name": asked,
+        "memory_mb": memory,
         "in_every_table": summary(soon),
     }
     print(f"one service among {SERVICES} x {BACKENDS}: {update['median_ms']} ms (aim 10)")
     print(f"between hosts: overlay {throughput['overlay']:.0f} MB/s, plain VXLAN {throughput['plain']:.0f} MB/s, "
           f"{throughput['overlay'] / throughput['plain']:.2f} (aim 0.9)")  # fmt: skip
+    for way in ("mesh", "gate"):
+        part = ports[way]["megabytes_per_s"] / ports["plain"]["megabytes_per_s"]
+        print(f"published, by the {way}: {ports[way]}, plain rule: {ports['plain']}, {part:.2f} (aim 0.9 for the mesh)")
+    print(f"a name, in the container: {asked} (aim: p99 1 ms)")
+    print(f"megabytes for {SERVICES} x {BACKENDS}, published: {memory}")
     print(f"from RUNNING to every table of five nodes: {summary(soon)['median_ms']} ms (aim 300)")
     print(f"kept in {keep('network', figures)}")
 
