@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import random
 import subprocess
@@ -10,8 +11,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from base import faultpoint
 from lab.lab import Lab
 from lab.paths import ROOT
+from lab.state import alive
 from lab.wait import until
 from tests.e2e import plugins
 from tests.e2e.client import Docker
@@ -141,6 +144,31 @@ def test_the_engine_is_killed_at_any_moment(single: Lab, docker: Docker) -> None
         assert docker.http(method, path).status == 200
 
 
+@pytest.mark.timeout(60 + 20 * ROUNDS)
+def test_the_engine_is_killed_while_containers_come_and_go(single: Lab, docker: Docker) -> None:
+    """The plugin's own count of users is that of the containers that run; the same again after every restart."""
+    chance = random.Random(SEED)
+    with installed(docker):
+        docker.ok("volume", "create", "-d", NAME, "-o", "tmpfs=1", "ram")
+        for number in range(ROUNDS):
+            name = f"u{number}"
+            commands = [["run", "-d", "--name", name, "-v", "ram:/v", "busybox", "sleep", "1000"]]
+            if running := docker.ok("ps", "-q").split():
+                commands.append(["kill", running[0]])
+            delay = chance.random() * LONGEST_S
+            with docker.start(*commands[chance.randrange(len(commands))]) as client:
+                try:
+                    client.wait(delay)
+                except subprocess.TimeoutExpired:
+                    pass
+                single.kill("m1")
+                client.kill()
+            single.start("m1")
+            running = docker.ok("ps", "-q").split()
+            users = docker.http("GET", "/v1.24/volumes/ram").value["Status"]["users"]
+            assert users == len(running), f"round {number} (seed {SEED}), killed after {delay:.3f} s"
+
+
 def test_a_crash_while_one_is_made(single: Lab, docker: Docker) -> None:
     create(docker, NAME)
     assert docker.http("DELETE", f"/v1.24/plugins/{NAME}").status == 200
@@ -151,3 +179,23 @@ def test_a_crash_while_one_is_made(single: Lab, docker: Docker) -> None:
     (plugins.data(single) / "installed/0123456789ab").mkdir(parents=True)
     single.start("m1")
     assert plugins.differences(single, docker) == []
+
+
+@pytest.mark.parametrize(
+    "point", ["records.plugins.before", "records.plugins.after", "plugin.mounted", "monitor.directory", "plugin.running"]
+)
+def test_enabling_ends_at_a_point(single: Lab, docker: Docker, point: str) -> None:
+    publish(docker)
+    assert docker.http(*PULL).status == 200
+    single.kill("m1")
+    single.start("m1", env={faultpoint.VARIABLE: point})
+    with pytest.raises((OSError, http.client.HTTPException)):
+        docker.http(*ENABLE)
+    until(lambda: not alive(single.host("m1").daemon), timeout_s=10, what="the engine to end")
+    single.start("m1")
+    plugins.check(single, docker)
+    if not inspect(docker)["Active"]:
+        assert docker.http(*ENABLE).status == 200
+    docker.ok("volume", "create", "-d", FULL, "vv")
+    docker.ok("volume", "rm", "vv")
+    assert docker.http(*DISABLE).status == 200
