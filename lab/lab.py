@@ -259,8 +259,10 @@ class Lab:
     def _start_engine(self, name: str, program: Sequence[str] = (), env: dict[str, str] | None = None) -> None:
         state = self.state()
         launch = engines.launch(state.engine, state.daemon_args, mirror=state.registry is not None)
-        argv = [*program, *launch.argv[1:]] if program else launch.argv
-        self._set(name, daemon=hosts.start_in(self.name, self.host(name), argv, env=launch.env | (env or {})))
+        argv = [*program, *launch.argv[1:]] if program else [*launch.argv]
+        if env:  # inside the host only: what is preloaded there must leave nothing on the machine
+            argv = ["env", *(f"{key}={value}" for key, value in env.items()), *argv]
+        self._set(name, daemon=hosts.start_in(self.name, self.host(name), argv, env=launch.env))
 
     def _set(self, name: str, **fields: Process | None) -> None:
         def changed(state: State) -> State:
