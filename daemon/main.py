@@ -17,8 +17,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TextIO
 
-from api.errors import Conflict, ShoalError
-from base import logs
+from api.errors import Conflict, InvalidArgument, ShoalError
+from base import faultpoint, logs
 from daemon import config as daemon_config
 from daemon.readiness import ServiceManager
 from worker.engine.syscalls.mountns import enter_private_mount_namespace
@@ -78,6 +78,7 @@ async def _serve(config: daemon_config.Config, words: Sequence[str], manager: Se
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     daemon = Daemon(config)
+    crash_at = _crash_at()
 
     def reload() -> None:
         try:
@@ -89,6 +90,7 @@ async def _serve(config: daemon_config.Config, words: Sequence[str], manager: Se
         loop.add_signal_handler(signal.SIGHUP, _nothing)  # one that comes early does not end the daemon
         await daemon.start_up()
         loop.add_signal_handler(signal.SIGHUP, reload)
+        faultpoint.arm(crash_at)
         log.info("daemon ready data_root=%s", config.data_root)
         manager.tell("READY=1")
         await daemon.run(stop)
@@ -96,6 +98,17 @@ async def _serve(config: daemon_config.Config, words: Sequence[str], manager: Se
     finally:
         await daemon.close()
         log.info("daemon ended; containers keep running")
+
+
+def _crash_at() -> str:
+    """Where this daemon is to kill itself, for tests: empty, or a point that there is. Raises InvalidArgument."""
+    text = os.environ.get(faultpoint.VARIABLE, "")
+    try:
+        if text:
+            faultpoint.parse(text)
+    except ValueError as error:
+        raise InvalidArgument(str(error)) from None
+    return text
 
 
 def _nothing() -> None:

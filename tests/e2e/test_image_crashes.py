@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from base import faultpoint
 from lab.hosts import host_lib
 from lab.lab import Lab
 from lab.paths import base_environment
+from lab.state import alive
 from lab.wait import until
 from tests.e2e.builds import build, context, run
 from tests.e2e.client import Docker
@@ -101,4 +103,18 @@ def test_a_pull(single: Lab, docker: Docker, delay_s: float) -> None:
     check_nothing_dangles(single, docker)
     docker.ok("pull", "-q", "busybox")
     assert run(docker, "busybox", "echo", "works") == "works"
+    check_nothing_dangles(single, docker)
+
+
+@pytest.mark.parametrize("point", ["layer.placed", "image.synced", "records.images.before", "records.images.after"])
+def test_a_pull_for_a_container_that_ends_at_a_point(single: Lab, docker: Docker, point: str) -> None:
+    docker.run("rmi", "alpine")
+    single.kill("m1")
+    single.start("m1", env={faultpoint.VARIABLE: point})
+    docker.bad("run", "--rm", "alpine", "true")
+    until(lambda: not alive(single.host("m1").daemon), timeout_s=10, what="the engine to end")
+    single.start("m1")
+    check_nothing_dangles(single, docker)
+    assert docker.ok("run", "--rm", "alpine", "echo", "works") == "works"
+    docker.ok("rmi", "alpine")
     check_nothing_dangles(single, docker)

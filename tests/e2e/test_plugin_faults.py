@@ -182,7 +182,8 @@ def test_a_crash_while_one_is_made(single: Lab, docker: Docker) -> None:
 
 
 @pytest.mark.parametrize(
-    "point", ["records.plugins.before", "records.plugins.after", "plugin.mounted", "monitor.directory", "plugin.running"]
+    "point",
+    ["records.plugins.before", "records.plugins.after", "plugin.mounted", "monitor.directory", "plugin.running"],
 )
 def test_enabling_ends_at_a_point(single: Lab, docker: Docker, point: str) -> None:
     publish(docker)

@@ -7,13 +7,14 @@ together is written together (`write`), so a crash leaves either all of it or no
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from api.errors import Internal
+from base import faultpoint
 from base.offload import Pool
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -69,8 +70,10 @@ class Records:
         ]
         await self._pool.run(self._write, encoded)
 
-    def _write(self, changes: Iterable[tuple[str, str, bytes | None]]) -> None:
+    def _write(self, changes: Sequence[tuple[str, str, bytes | None]]) -> None:
         assert self._db is not None, "records are not open"
+        tables = [table for table, _, _ in changes]
+        faultpoint.reach_records(tables, "before")
         try:
             self._db.execute("BEGIN IMMEDIATE")
             for table, key, value in changes:
@@ -83,6 +86,7 @@ class Records:
             if self._db.in_transaction:  # a full disk has ended it already
                 self._db.execute("ROLLBACK")
             raise Internal(f"{self._path}: {error}") from error
+        faultpoint.reach_records(tables, "after")
 
     async def all(self, table: str, kind: type[T]) -> dict[str, T]:
         """Every record of a table, by key. Parts read once at start and keep their own view."""

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from api.errors import Conflict, InvalidArgument, NotFound, ShoalError
+from base import faultpoint
 from worker.engine.containers.kit import Kit
 from worker.engine.containers.lifecycle import Lifecycle
 from worker.engine.containers.links import parse_link
@@ -118,14 +119,18 @@ class Remover:
             if not future.done():
                 future.set_exception(NotFound(f"No such container: {record.id}"))
         await kit.runtime.delete(record.id)
+        faultpoint.reach("removal.process")
         await self._shipping.finish(record.id)
         await kit.networks.detach(record.id)
+        faultpoint.reach("removal.network")
         for mount in record.mounts:
             if mount.type == "volume":
                 await kit.volumes.release(mount.name, record.id)
         if volumes:
             await self._remove_volumes(container)
+        faultpoint.reach("removal.volumes")
         await self._rootfs.remove(record.id)
+        faultpoint.reach("removal.root")
         await kit.images.release(record.image_id, record.id)
         await kit.store.forget(container)
         await self._execs.forget(container)

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 from api.errors import Internal
+from base import faultpoint
 from base.locks import KeyedLocks
 from base.offload import Pool
 from base.supervise import TaskOwner
@@ -77,6 +78,7 @@ class Rootfs:
             mounts.overlay([*layers, layout.init], layout.upper(container_id), layout.work(container_id), target)
         except OSError as error:
             raise Internal(f"error creating overlay mount to {target}: {error}") from error
+        faultpoint.reach("root.mounted")
 
     def keep(self, container_id: str) -> None:
         """Count a root that a process from before the daemon's restart still uses. It may not be mounted in this
@@ -117,6 +119,7 @@ class Rootfs:
 
     def _remove(self, container_id: str) -> None:
         _unmount_all(self._layout.merged(container_id))
+        faultpoint.reach("root.removing")
         remove_tree(self._layout.directory(container_id))
         remove_tree(self._layout.bundle(container_id))
 

@@ -20,6 +20,7 @@ import msgspec
 
 from api.errors import InvalidArgument, NotFound
 from api.types.image import ImageRemoved
+from base import faultpoint
 from base.clock import Clock
 from base.offload import Pool
 from base.supervise import TaskOwner
@@ -232,6 +233,7 @@ class ImageStore:
         except OSError:
             self.discard(done.home)
             raise
+        faultpoint.reach("layer.placed")
         record = LayerRecord(
             chain=chain,
             diff_id=done.diff_id,
@@ -292,6 +294,7 @@ class ImageStore:
         """Write an image and its names; see `Ingestion.register`."""
         image = await ingestion.put(raw)
         await self.disk.run(self._sync)
+        faultpoint.reach("image.synced")
         async with self._change:
             old = self.index.images.get(image)
             record = ImageRecord(

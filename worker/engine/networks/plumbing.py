@@ -18,6 +18,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from api.errors import Internal
 from api.wire.ipam import parse_routes
+from base import faultpoint
 from base.offload import Pool
 from worker.engine.networks import conntrack, links, rules
 from worker.engine.networks.flows import forget_udp
@@ -87,6 +88,7 @@ class Plumbing:
         prefix = record.subnet.partition("/")[2]
         plan = BridgePlan(record.bridge, f"{record.gateway}/{prefix}", record.mtu, filtered=not record.icc)
         await self._run(Links.ensure_bridge, plan)
+        faultpoint.reach("bridge.made")
 
     async def remove_link(self, name: str) -> None:
         await self._run(Links.remove, name)
@@ -156,6 +158,7 @@ class Plumbing:
         """Ports that are among the wanted ones already."""
         await self._change(rules.publish(self.table, published))
         await self._forget_flows(published)
+        faultpoint.reach("ports.published")
 
     async def unpublish(self, published: Sequence[PublishedPort]) -> None:
         """Rules first, then the sockets: never is a port free that still leads somewhere. Idempotent."""
@@ -181,10 +184,12 @@ class Plumbing:
     async def join(self, record: SandboxRecord, plan: EndpointPlan) -> None:
         """One more endpoint for a running sandbox; on failure no link is left."""
         await self._run(Links.add_endpoint, plan, Path(record.netns))
+        faultpoint.reach("link.made")
 
     async def leave(self, record: SandboxRecord, link: str, gateway: str) -> None:
         """Take an endpoint's link away and point the default route at what is left."""
         await self.remove_link(link)
+        faultpoint.reach("link.removed")
         await self._pool.run(links.set_default_route, Path(record.netns), gateway)
 
     async def tear_down(self, record: SandboxRecord) -> None:
@@ -192,6 +197,7 @@ class Plumbing:
         await self.unpublish(record.published)
         if record.owned and record.netns:
             await self._pool.run(netns.remove, Path(record.netns))
+            faultpoint.reach("netns.removed")
 
     async def links_gone(self, record: SandboxRecord) -> None:
         """Wait until the kernel has dropped the links (its own worker does it in batches, off everybody's way);
@@ -217,6 +223,7 @@ class Plumbing:
 
 def _make(path: Path) -> int:
     links.make_sandbox(path)
+    faultpoint.reach("netns.made")
     return netns.identity(path)
 
 

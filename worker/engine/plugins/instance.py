@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from api.errors import Internal, NotFound, ShoalError
+from base import faultpoint
 from base.clock import NS, Clock
 from base.offload import Pool
 from base.supervise import TaskOwner, cancel_and_wait
@@ -88,6 +89,7 @@ class Instance:
         except BaseException:
             await asyncio.shield(self._clear())
             raise
+        faultpoint.reach("plugin.running")
         self._keep()
 
     async def adopt(self) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from api.errors import Internal
+from base import faultpoint
 from worker.engine.plugins.plan import Place
 from worker.engine.syscalls import mounts
 from worker.engine.syscalls.tree import remove_tree
@@ -34,6 +35,7 @@ def prepare(place: Place, layers: Sequence[Path], *, propagated: bool) -> None:
                 mounts.mount("none", place.propagated, None, _MS_SHARED)
     except OSError as error:
         raise Internal(f"preparing the plugin's file system: {error}") from error
+    faultpoint.reach("plugin.mounted")
 
 
 def clear_sockets(place: Place) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from api.errors import Conflict, Internal, InvalidArgument, NotFound
+from base import faultpoint
 from base.clock import Clock, SystemClock
 from base.supervise import TaskOwner
 from worker.engine.parts import ContainerPlan, Exit, Process, ProcessIO
@@ -88,6 +89,7 @@ class MonitorRuntime:
         await self.delete(plan.id)
         directory = self._directory(plan.id)
         directory.mkdir(mode=0o700)
+        faultpoint.reach("monitor.directory")
         try:
             (directory / "id").write_text(plan.id)
             (directory / "cgroup").write_text(plan.spec.get("linux", {}).get("cgroupsPath", ""))
@@ -105,6 +107,7 @@ class MonitorRuntime:
                 start=crun.argv_start(plan.id, directory),
                 cleanup=crun.argv_delete(plan.id),
             )
+            faultpoint.reach("monitor.forked")
             words = await process.ready()
             if words:
                 await process.left()
@@ -115,10 +118,13 @@ class MonitorRuntime:
         if key:
             self._bpf.keep(key, crun.root / plan.id / "seccomp.bpf")
         self._running[plan.id] = process
+        faultpoint.reach("monitor.created")
         return process
 
     async def start(self, container_id: str) -> None:
+        faultpoint.reach("monitor.starting")
         words = await self._process(container_id).start()
+        faultpoint.reach("monitor.started")
         if words:
             spec = {"args": [container_id]}
             raise failure("start", words, spec)
