@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import random
 import subprocess
@@ -10,8 +11,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from base import faultpoint
 from lab.lab import Lab
 from lab.paths import ROOT
+from lab.state import alive
 from lab.wait import until
 from tests.e2e import plugins
 from tests.e2e.client import Docker
@@ -176,3 +179,24 @@ def test_a_crash_while_one_is_made(single: Lab, docker: Docker) -> None:
     (plugins.data(single) / "installed/0123456789ab").mkdir(parents=True)
     single.start("m1")
     assert plugins.differences(single, docker) == []
+
+
+@pytest.mark.parametrize(
+    "point",
+    ["records.plugins.before", "records.plugins.after", "plugin.mounted", "monitor.directory", "plugin.running"],
+)
+def test_enabling_ends_at_a_point(single: Lab, docker: Docker, point: str) -> None:
+    publish(docker)
+    assert docker.http(*PULL).status == 200
+    single.kill("m1")
+    single.start("m1", env={faultpoint.VARIABLE: point})
+    with pytest.raises((OSError, http.client.HTTPException)):
+        docker.http(*ENABLE)
+    until(lambda: not alive(single.host("m1").daemon), timeout_s=10, what="the engine to end")
+    single.start("m1")
+    plugins.check(single, docker)
+    if not inspect(docker)["Active"]:
+        assert docker.http(*ENABLE).status == 200
+    docker.ok("volume", "create", "-d", FULL, "vv")
+    docker.ok("volume", "rm", "vv")
+    assert docker.http(*DISABLE).status == 200
