@@ -19,6 +19,9 @@ from manager.dispatcher.signals import Signal
 HOLD_S = 1.0
 SETTLE_S = 5.0
 """Nodes find a new leader sooner than that (worker/agent/limits.py: attempts come a second apart at most)."""
+LINGER_S = 0.2
+"""From then on until the order goes out: a packet that was sent to the task just before is on its way for tens of
+milliseconds where processors are overloaded."""
 POLL_S = 0.03
 """How often a held order is looked at again."""
 
@@ -49,6 +52,8 @@ class Draining:
         self._progress: dict[str, Progress] = {}
         self._since: dict[str, float] = {}
         """Task id to when its order was first held."""
+        self._heard: dict[str, float] = {}
+        """Task id to when everybody was first seen to have the change."""
 
     def open(self, node_id: str, signal: Signal | None = None) -> Progress:
         """A node's stream begins; what an earlier one was waited for is forgotten."""
@@ -73,13 +78,20 @@ class Draining:
         """
         stops = old is not None and old.desired_state <= TaskState.RUNNING < new.desired_state
         if not stops or not new.networks or new.status.state is not TaskState.RUNNING:
-            self._since.pop(new.id, None)
+            self._forget(new.id)
             return False
         since = self._since.setdefault(new.id, now_s)
-        if now_s < max(since + HOLD_S, self._settled_s) and not self._everyone_has(new.meta.version, nodes):
-            return True
-        del self._since[new.id]
+        if now_s < max(since + HOLD_S, self._settled_s):
+            if not self._everyone_has(new.meta.version, nodes):
+                return True
+            if now_s < self._heard.setdefault(new.id, now_s) + LINGER_S:
+                return True
+        self._forget(new.id)
         return False
+
+    def _forget(self, task_id: str) -> None:
+        self._since.pop(task_id, None)
+        self._heard.pop(task_id, None)
 
     def _everyone_has(self, index: int, nodes: Iterable[str]) -> bool:
         known = [self._progress.get(node_id) for node_id in {*nodes, *self._progress}]

@@ -37,7 +37,7 @@ from api.types.swarm import (
 from manager.allocator.loop import Allocator
 from manager.allocator.networks import Addresses, Exhausted, allocate_network, attach, with_virtual_ips
 from manager.controlapi import networks as control
-from manager.dispatcher.draining import HOLD_S, SETTLE_S, Draining
+from manager.dispatcher.draining import HOLD_S, LINGER_S, SETTLE_S, Draining
 from manager.dispatcher.networks import NetworkTruth, NodeNetworks, network_difference
 from manager.dispatcher.orders import Orders
 from manager.store.store import Batch, Store
@@ -327,7 +327,8 @@ def test_an_order_to_stop_waits_until_every_node_has_the_change() -> None:
     draining.acknowledge("n1", 20)
     assert draining.holds(running, stop(running), 0.1, ["n1", "n2"])
     draining.acknowledge("n2", 25)
-    assert not draining.holds(running, stop(running), 0.2, ["n1", "n2"])
+    assert draining.holds(running, stop(running), 0.2, ["n1", "n2"]), "packets are on their way"
+    assert not draining.holds(running, stop(running), 0.2 + LINGER_S, ["n1", "n2"])
 
 
 def test_a_node_that_hangs_or_leaves_is_not_waited_for_long() -> None:
@@ -340,7 +341,8 @@ def test_a_node_that_hangs_or_leaves_is_not_waited_for_long() -> None:
     assert draining.holds(other, stop(other), 9.0, ["n1"])
     draining.close("n1", progress)
     assert draining.holds(other, stop(other), 9.0, ["n1"]), "it may be back at once"
-    assert not draining.holds(other, stop(other), 9.0, []), "it is down"
+    assert draining.holds(other, stop(other), 9.1, []), "it is down"
+    assert not draining.holds(other, stop(other), 9.1 + LINGER_S, [])
 
 
 def test_a_new_leader_waits_for_the_nodes_to_come_to_it() -> None:
@@ -354,7 +356,8 @@ def test_a_new_leader_waits_for_the_nodes_to_come_to_it() -> None:
     came.looked = came.sent = 21
     assert draining.holds(running, stop(running), 102.0, ["n1", "n2"])
     draining.acknowledge("n2", 21)
-    assert not draining.holds(running, stop(running), 102.1, ["n1", "n2"])
+    assert draining.holds(running, stop(running), 102.1, ["n1", "n2"])
+    assert not draining.holds(running, stop(running), 102.1 + LINGER_S, ["n1", "n2"])
     other = task("u", "10.1.0.4")
     assert draining.holds(other, stop(other), 103.0, ["n1", "n2", "n3"])
     assert not draining.holds(other, stop(other), 100.0 + SETTLE_S, ["n1", "n2", "n3"]), "n3 is dead"
@@ -388,6 +391,7 @@ async def test_the_first_message_holds_orders_to_stop_back_too() -> None:
     for node_id in ("n1", "n2"):
         progress = draining.open(node_id)
         progress.looked = progress.sent = progress.acknowledged = store.view().index
-    (change,) = orders.next(store.view(), 101.1)
+    assert orders.next(store.view(), 101.1) == []
+    (change,) = orders.next(store.view(), 101.1 + LINGER_S)
     assert [(each.id, each.desired_state) for each in change.update_tasks] == [("t", TaskState.SHUTDOWN)]
     assert not orders.held
