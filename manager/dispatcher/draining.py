@@ -10,13 +10,18 @@ its time it waits for nodes that should have a stream and have none.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from api.types.objects import Task, TaskState
 from manager.dispatcher.signals import Signal
 
-HOLD_S = 1.0
+log = logging.getLogger(__name__)
+
+HOLD_S = 5.0
+"""Long enough for a node whose disk is overloaded; one that hangs is down, and waited for no more, after three missed
+heartbeats."""
 SETTLE_S = 5.0
 """Nodes find a new leader sooner than that (worker/agent/limits.py: attempts come a second apart at most)."""
 LINGER_S = 0.2
@@ -86,6 +91,8 @@ class Draining:
                 return True
             if now_s < self._heard.setdefault(new.id, now_s) + LINGER_S:
                 return True
+        elif not self._everyone_has(new.meta.version, nodes):
+            log.warning("task is told to stop though some nodes did not say that they know task=%s", new.id)
         self._forget(new.id)
         return False
 

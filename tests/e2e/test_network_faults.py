@@ -20,6 +20,7 @@ from tests.e2e.network_truth import CLIENTS, client, join_clients, truth, wait_t
 from tests.e2e.networks import HEALED_S, LONG, NET, long_only, overlay, rounds, wait_published, web
 from tests.e2e.test_swarm import HOSTS, cli, wait_running
 
+pytestmark = pytest.mark.timeout(3 * 3600 if LONG else 120)
 SEED = int(os.environ.get("SHOAL_SEED") or random.randrange(2**32))
 FOLLOW_S = 5
 """After a task ended or began to run, every table says so within this time."""

@@ -30,6 +30,8 @@ from tests.e2e.networks import (
 )
 from tests.e2e.test_swarm import HOSTS, cli, leader, running_on, wait_running
 
+pytestmark = pytest.mark.timeout(3 * 3600 if LONG else 120)
+
 
 @pytest.fixture
 def net(swarm_lab: Lab) -> Iterator[str]:

