@@ -28,6 +28,7 @@ POINTS = frozenset(
         "root.mounted",
         "root.removing",
         "bridge.made",
+        "volume.aside",
         "netns.made",
         "link.made",
         "ports.published",

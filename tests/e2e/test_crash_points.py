@@ -27,7 +27,7 @@ LONG = bool(os.environ.get("SHOAL_LONG"))
 ALL = sorted(
     point
     for point in faultpoint.POINTS
-    if not point.startswith(("image.", "layer.", "plugin.", "records.images.", "records.plugins."))
+    if not point.startswith(("image.", "layer.", "parent.", "plugin.", "records.images.", "records.plugins."))
 )
 NEAR_ANOTHER = {"records.image_holds.before", "monitor.forked", "removal.volumes", "netns.removed"}
 """What they leave is what a neighbour leaves, too."""

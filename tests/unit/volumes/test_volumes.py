@@ -12,6 +12,7 @@ import pytest
 from api.errors import Conflict, InvalidArgument, NotFound
 from api.types.volume import VolumeCreate
 from worker.engine.records import Put, Records
+from worker.engine.volumes.local import LocalDirectories
 from worker.engine.volumes.options import MountPlan, check_options, mount_plan
 from worker.engine.volumes.records import TABLE, VolumeRecord
 from worker.engine.volumes.store import VolumeStore
@@ -130,10 +131,29 @@ async def test_start_up_finishes_removals_and_leaves_unknown_data(records: Recor
     (tmp_path / "volumes/.removing-1/_data").mkdir(parents=True)
     (tmp_path / "volumes/empty/_data").mkdir(parents=True)
     (tmp_path / "volumes/unknown/_data/file").mkdir(parents=True)
+    (tmp_path / "volumes/half-made").mkdir()
     store = VolumeStore(records, tmp_path, Heard())
     await store.start_up()
     assert [entry.name for entry in (tmp_path / "volumes").iterdir()] == ["unknown"]
     await store.close()
+
+
+async def test_a_volume_set_aside_whose_record_did_not_go_is_whole_again(records: Records, tmp_path: Path) -> None:
+    long = "x" * 250
+    store = VolumeStore(records, tmp_path, Heard())
+    await store.start_up()
+    for name in (long, "gone"):
+        await store.create(VolumeCreate(name=name))
+        (tmp_path / f"volumes/{name}/_data/file").write_text(name)
+    local = LocalDirectories(tmp_path / "volumes")
+    local.set_aside(long)  # the daemon is killed here
+    await store.remove("gone")
+    await store.close()
+    again = VolumeStore(records, tmp_path, Heard())
+    await again.start_up()
+    assert [entry.name for entry in (tmp_path / "volumes").iterdir()] == [long]
+    assert (tmp_path / f"volumes/{long}/_data/file").read_text() == long
+    await again.close()
 
 
 @pytest.mark.promise(

@@ -6,6 +6,7 @@ Invariant: data that was there before is never dropped, and nothing is walked in
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import shutil
@@ -13,7 +14,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from api.errors import Internal, InvalidArgument
-from base.ids import hex_id
+from base.ids import hex_id, short_id
 from worker.engine.syscalls import mounts
 from worker.engine.volumes.options import MountPlan
 
@@ -36,6 +37,8 @@ class LocalDirectories:
         """Finish removals that a crash cut short, and take away the empty directories that a creation left."""
         self._root.mkdir(mode=0o711, parents=True, exist_ok=True)
         for entry in self._root.iterdir():
+            self._put_back_known(entry, known)
+        for entry in self._root.iterdir():
             if entry.name.startswith(_DOOMED):
                 try:
                     # Whatever is mounted there is somebody else's data: never walk into it.
@@ -48,6 +51,14 @@ class LocalDirectories:
             elif entry.name not in known:
                 self.unmake(entry.name)
 
+    def _put_back_known(self, entry: Path, known: Collection[str]) -> None:
+        """A volume was set aside, and then its record did not go: nobody was told that it has gone."""
+        for name in known if entry.name.startswith(_DOOMED) else ():
+            if entry.name.startswith(_doomed(name)) and not (self._root / name).exists():
+                self.put_back(name, entry)
+                log.info("volume put back that was about to be removed volume=%s", name)
+                return
+
     def make(self, name: str) -> None:
         """Idempotent."""
         data = self.data(name)
@@ -59,7 +70,8 @@ class LocalDirectories:
     def unmake(self, name: str) -> None:
         """Only if empty: data that was there before is not ours to drop."""
         with contextlib.suppress(OSError):
-            self.data(name).rmdir()
+            with contextlib.suppress(FileNotFoundError):  # a crash may have come between the two, when they were made
+                self.data(name).rmdir()
             self.data(name).parent.rmdir()
 
     def mount(self, name: str, plan: MountPlan) -> None:
@@ -80,13 +92,27 @@ class LocalDirectories:
         """Idempotent."""
         _unmount(self.data(name))
 
-    def erase(self, name: str) -> None:
-        """First out of the way under a name no volume can have: a crash can't bring half of the data back."""
+    def set_aside(self, name: str) -> Path:
+        """Out of the way, under a name no volume can have: a crash can't bring half of the data back. `sweep` knows by
+        the record what it had come to."""
         if _is_mounted(self.data(name)):
             raise Internal(f"remove {name}: something is still mounted on the volume")
-        doomed = self._root / f"{_DOOMED}{hex_id()}"
+        doomed = self._root / f"{_doomed(name)}{short_id(hex_id())}"
         (self._root / name).rename(doomed)
+        return doomed
+
+    def put_back(self, name: str, doomed: Path) -> None:
+        """Undo `set_aside`."""
+        doomed.rename(self._root / name)
+
+    def erase(self, doomed: Path) -> None:
+        """What was set aside."""
         shutil.rmtree(doomed)
+
+
+def _doomed(name: str) -> str:
+    """How the name begins under which a volume is set aside; its own may be as long as names can be."""
+    return f"{_DOOMED}{hashlib.sha256(name.encode()).hexdigest()[:32]}-"
 
 
 def _unmount(target: Path) -> None:

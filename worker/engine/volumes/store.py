@@ -18,6 +18,7 @@ from msgspec.structs import replace
 
 from api.errors import Conflict, Internal, NotFound, ShoalError
 from api.types.volume import Volume, VolumeCreate, VolumeList
+from base import faultpoint
 from base.clock import Clock, SystemClock, rfc3339nano
 from base.ids import hex_id
 from base.locks import KeyedLocks
@@ -340,14 +341,27 @@ class VolumeStore:
             if users:
                 raise Conflict(f"remove {name}: volume is in use - [{', '.join(users)}]")
             if record.local:
-                await self._pool.run(self._local.unmount, name)
+                await self._remove_local(name)
             else:
                 await self._remove_by_plugin(record, force=force)
-            await self._records.write(Delete(TABLE, name))
-            del self._volumes[name]
-            if record.local:
-                await self._pool.run(self._local.erase, name)
+                await self._forget(name)
         self._events.publish("volume", "destroy", name, {"driver": record.driver})
+
+    async def _remove_local(self, name: str) -> None:
+        """Data, record: a crash in between leaves both, and one after them nothing that looks like a volume."""
+        await self._pool.run(self._local.unmount, name)
+        doomed = await self._pool.run(self._local.set_aside, name)
+        faultpoint.reach("volume.aside")
+        try:
+            await self._forget(name)
+        except BaseException:
+            await self._pool.run(self._local.put_back, name, doomed)
+            raise
+        await self._pool.run(self._local.erase, doomed)
+
+    async def _forget(self, name: str) -> None:
+        await self._records.write(Delete(TABLE, name))
+        del self._volumes[name]
 
     async def _remove_by_plugin(self, record: VolumeRecord, *, force: bool) -> None:
         """`force`: the record may go although the plugin is gone or unwilling."""
