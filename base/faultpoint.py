@@ -29,6 +29,7 @@ POINTS = frozenset(
         "root.removing",
         "bridge.made",
         "volume.aside",
+        "parent.made",
         "netns.made",
         "link.made",
         "ports.published",

@@ -24,7 +24,7 @@ from worker.agent.description import MEMINFO, describe, memory_bytes
 from worker.engine.events.bus import Subscription
 from worker.engine.runtime.host import read_host
 
-NETWORK_DRIVERS = ("bridge", "host", "null", "overlay")
+NETWORK_DRIVERS = ("bridge", "host", "macvlan", "null", "overlay")
 
 
 class System:

@@ -5,13 +5,14 @@ Holds no kernel state and does no I/O: the controller writes what these function
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from ipaddress import IPv4Network
 
 from api.errors import Conflict, Forbidden, InvalidArgument, NotFound, NotSupported
 from api.types.network import IPAM, IPAMConfig, Network, NetworkContainer, NetworkCreate
 from api.wire.ipam import AddressPools, Subnet, choose_subnet, make_subnet, parse_network
 from base.clock import rfc3339nano
+from worker.engine.networks import macvlan
 from worker.engine.networks import records as r
 from worker.engine.networks.links import INTERFACE_NAME_MAX
 from worker.engine.networks.records import NetworkRecord, SandboxRecord
@@ -59,6 +60,10 @@ class Catalog:
         """All networks that have a bridge link."""
         return [record for record in self.networks.values() if record.bridge]
 
+    def with_links(self) -> list[NetworkRecord]:
+        """All networks that have a link of the host."""
+        return [record for record in self.networks.values() if record.bridge or record.parent]
+
     def taken(self, routes: Iterable[tuple[str, IPv4Network]]) -> list[IPv4Network]:
         """Subnets a new network must not overlap: ours, and where the host's other routes lead."""
         own = {record.bridge for record in self.bridges()}
@@ -73,14 +78,21 @@ class Catalog:
         now_ns: int,
         pools: AddressPools,
         routes: Iterable[tuple[str, IPv4Network]],
+        present: Collection[str] = (),
     ) -> NetworkRecord:
-        """The record of a network to create. Raises as `POST /networks/create` answers (v1.24 "Create a network")."""
+        """The record of a network to create. Raises as `POST /networks/create` answers (v1.24 "Create a network").
+
+        `present`: those of `macvlan.candidates` that the host has.
+        """
         driver = body.driver or "bridge"
         self._check_identity(body, driver)
         options = dict(body.options or {})
         _check_options(options)
-        bridge = options.get(r.OPTION_NAME) or f"br-{network_id[:12]}"
-        if any(bridge == record.bridge for record in self.bridges()):
+        parent = None
+        if driver == macvlan.DRIVER:
+            parent = macvlan.parent_of(options, network_id, present, self.networks.values())
+        bridge = "" if parent is not None else options.get(r.OPTION_NAME) or f"br-{network_id[:12]}"
+        if bridge and any(bridge == record.bridge for record in self.bridges()):
             raise Conflict(f"bridge name {bridge} is already used by another network")
         ipam = body.ipam or IPAM()
         config = _check_ipam(ipam)
@@ -106,6 +118,8 @@ class Catalog:
             ipam_options=ipam.options,
             gateway_given=bool(config.gateway),
             bridge=bridge,
+            parent=parent.link if parent is not None else "",
+            parent_made=parent is not None and parent.made,
             options=options,
             labels=dict(body.labels or {}),
         )
@@ -117,7 +131,7 @@ class Catalog:
             raise Forbidden(f"operation is not permitted on predefined {body.name} network")
         if driver in ("host", "null"):
             raise Forbidden(f'only one instance of "{driver}" network is allowed')
-        if driver != "bridge":
+        if driver not in ("bridge", macvlan.DRIVER):
             raise NotFound(f'could not find plugin {driver} in v1 plugin registry: plugin "{driver}" not found')
         if body.ingress or body.config_only or body.scope not in ("", "local", None):
             raise NotSupported("networks of swarm scope, ingress and config-only networks are not supported here")

@@ -23,7 +23,7 @@ from base.clock import Clock, SystemClock
 from base.ids import hex_id
 from base.locks import KeyedLocks
 from base.supervise import TaskOwner
-from worker.engine.networks import planning
+from worker.engine.networks import macvlan, planning
 from worker.engine.networks import records as r
 from worker.engine.networks.book import SandboxBook
 from worker.engine.networks.catalog import PREDEFINED, Catalog, matcher, shown
@@ -110,13 +110,13 @@ class NetworkController:
         for sandbox in await self._present(list((await self._records.all(r.SANDBOXES, SandboxRecord)).values())):
             self._adopt(sandbox)
         await self._predefined.make()
-        for record in self._catalog.bridges():
+        for record in self._catalog.with_links():
             try:
-                await self._plumbing.ensure_bridge(record)
+                await self._plumbing.ensure_network(record)
             except ShoalError as error:
                 if record.predefined:
                     raise
-                log.error("bridge could not be restored network=%s error=%s", record.name, error)
+                log.error("link could not be restored network=%s error=%s", record.name, error)
         await self._plumbing.write_rules()
 
     async def _present(self, found: Sequence[SandboxRecord]) -> list[SandboxRecord]:
@@ -238,7 +238,7 @@ class NetworkController:
 
     def _with_ports(self, record: SandboxRecord, request: NetworkRequest) -> SandboxRecord:
         """Reserve the ports of the host. Raises PortInUse with Docker's words around it."""
-        first = planning.gateway_endpoint(record.endpoints)
+        first = planning.publishing_endpoint(record.endpoints)
         if first is None:
             return record
         default_ip = self._catalog.networks[first.network_id].option(r.OPTION_HOST_BINDING, self._config.ip)
@@ -346,11 +346,7 @@ class NetworkController:
     async def _take_up_again(self, record: SandboxRecord) -> None:
         """A sandbox whose container ran on while no daemon was there: its DNS server went, the rest is untouched. An
         endpoint without its link is one that was being made or taken away, and nobody was told: it goes."""
-        there = [
-            made
-            for made in record.endpoints
-            if made.overlay or not made.link or await self._plumbing.link_exists(made.link)
-        ]
+        there = [made for made in record.endpoints if await self._plumbing.endpoint_exists(record, made)]
         if len(there) < len(record.endpoints):
             lost = [made for made in record.endpoints if made not in there]
             log.info("half-made endpoints removed container=%s", record.container_id[:12])
@@ -380,14 +376,17 @@ class NetworkController:
     async def create(self, body: NetworkCreate) -> NetworkCreated:
         """`POST /networks/create`."""
         async with self._changes:
+            present = [
+                each for each in macvlan.candidates(body.options or {}) if await self._plumbing.link_exists(each)
+            ]
             record = self._catalog.plan(
-                body, hex_id(), self._clock.now_ns(), self._config.pools, await self._plumbing.routes()
+                body, hex_id(), self._clock.now_ns(), self._config.pools, await self._plumbing.routes(), present
             )
-            if await self._plumbing.link_exists(record.bridge):
+            if record.bridge and await self._plumbing.link_exists(record.bridge):
                 raise Conflict(f"bridge name {record.bridge} is already used by a link of the host")
             await self._save(record)
             try:
-                await self._plumbing.ensure_bridge(record)
+                await self._plumbing.ensure_network(record)
                 await self._plumbing.write_rules()
                 await self._plumbing.forget_subnet(record.subnet)
             except BaseException:
@@ -399,7 +398,7 @@ class NetworkController:
     async def _take_away(self, record: NetworkRecord) -> None:
         self._catalog.drop(record.id)
         await self._plumbing.write_rules()
-        await self._plumbing.remove_link(record.bridge)
+        await self._plumbing.remove_network(record)
         await self._plumbing.forget_subnet(record.subnet)
         await self._records.write(Delete(r.NETWORKS, record.id))
 

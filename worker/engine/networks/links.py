@@ -39,7 +39,7 @@ class BridgePlan:
 
 @dataclass(frozen=True)
 class EndpointPlan:
-    """A veth pair as it must be."""
+    """A veth pair, or a macvlan link on `parent`, as it must be."""
 
     link: str
     bridge: str
@@ -54,6 +54,10 @@ class EndpointPlan:
     """The namespace that holds the bridge; None: the host's."""
     routes: tuple[tuple[str, str], ...] = ()
     """(subnet, gateway) of routes beside the default one."""
+    parent: str = ""
+    """The host's link that a macvlan link is on; empty for a pair."""
+    mode: int = 0
+    """Of a macvlan link: the kernel's number."""
 
 
 def index_of(name: str) -> int | None:
@@ -133,6 +137,9 @@ class Links:
             netns.call(plan.within, lambda: _add_pair_here(plan, namespace))
             netns.call(namespace, lambda: _configure(plan))  # a failure is undone with the namespace
             return
+        if plan.parent:
+            self._add_macvlan(plan, namespace)
+            return
         _add_pair(self._route, plan, namespace)
         try:
             self._route.hairpin(self._index(plan.link))
@@ -140,6 +147,55 @@ class Links:
         except BaseException:
             self.remove(plan.link)
             raise
+
+    def _add_macvlan(self, plan: EndpointPlan, namespace: Path) -> None:
+        descriptor = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._route.add_macvlan(
+                plan.interface,
+                parent=self._index(plan.parent),
+                mode=plan.mode,
+                mac=plan.mac,
+                namespace=descriptor,
+                mtu=plan.mtu,
+            )
+        finally:
+            os.close(descriptor)
+        try:
+            netns.call(namespace, lambda: _configure(plan))
+        except BaseException:
+            remove_inside(namespace, plan.interface)
+            raise
+
+    def ensure_parent(self, name: str, vlan: tuple[str, int] | None) -> None:
+        """Make a parent of macvlan links: a VLAN of another link, or one that leads nowhere. Idempotent."""
+        if index_of(name) is None:
+            if vlan is not None:
+                self._ip.link("add", ifname=name, kind="vlan", link=self._index(vlan[0]), vlan_id=vlan[1])
+            else:
+                self._add_lone(name)
+        self._ip.link("set", index=self._index(name), state="up")
+
+    def _add_lone(self, name: str) -> None:
+        try:
+            self._ip.link("add", ifname=name, kind="dummy")
+        except NetlinkError as error:
+            if error.code != errno.EOPNOTSUPP:
+                raise
+            # Drops what it is given, too, and is in kernels without dummy links.
+            self._ip.link("add", ifname=name, kind="ifb")
+
+
+def remove_inside(namespace: Path, interface: str) -> None:
+    """Remove a link of a sandbox; idempotent."""
+
+    def remove() -> None:
+        index = index_of(interface)
+        if index is not None:
+            with IPRoute() as ip, _ignoring(errno.ENODEV):
+                ip.link("del", index=index)
+
+    netns.call(namespace, remove)
 
 
 def _add_pair(route: RouteSocket, plan: EndpointPlan, namespace: Path) -> None:

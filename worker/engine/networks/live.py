@@ -65,7 +65,7 @@ class LiveEndpoints:
             planning.refuse_shared(record)
             if joined.is_overlay:
                 raise planning.not_attachable(joined)
-            if not joined.bridge:
+            if not joined.joinable:
                 raise Forbidden(f"container cannot be connected to network {joined.name}")
             if any(made.network_id == joined.id for made in record.endpoints):
                 raise Forbidden(f"endpoint with name {record.container_name} already exists in network {joined.name}")
@@ -89,7 +89,7 @@ class LiveEndpoints:
                     await self._serve_names(changed)
             except BaseException as error:
                 self._book.remember(record)
-                await self._plumbing.remove_link(made.link)
+                await self._plumbing.remove_endpoint(record, made)
                 planning.release([made], self._catalog)
                 await self._records.write(Put(r.SANDBOXES, record.id, record))
                 if isinstance(error, OSError):
@@ -100,7 +100,7 @@ class LiveEndpoints:
 
     def _one_plan(self, record: SandboxRecord, made: EndpointRecord) -> EndpointPlan:
         plans = planning.plans(record, self._catalog, self._overlays.directory)
-        return next(plan for plan in plans if plan.link == made.link)
+        return next(plan for plan in plans if plan.interface == made.interface)
 
     async def disconnect(self, container_id: str, network: str, *, force: bool = False) -> None:
         """See `parts.Networks.disconnect`. Ports published by the endpoint go with it. `force` changes nothing here:
@@ -120,7 +120,7 @@ class LiveEndpoints:
             )
             first = planning.gateway_endpoint(changed.endpoints)
             await self._plumbing.unpublish(lost)
-            await self._plumbing.leave(record, made.link, first.gateway if first else "")
+            await self._plumbing.leave(record, made, first.gateway if first else "")
             await self._records.write(Put(r.SANDBOXES, record.id, changed))
             self._book.remember(changed)
             planning.release([made], self._catalog)

@@ -13,12 +13,13 @@ from api.errors import Conflict, Forbidden, InvalidArgument
 from api.types.endpoint import EndpointIPAMConfig, EndpointSettings, PortBinding
 from api.wire.ipam import mac_of, parse_address
 from base.ids import hex_id, short_id
-from worker.engine.networks import files, ports, vxlan
+from worker.engine.networks import files, macvlan, ports, vxlan
 from worker.engine.networks.catalog import Catalog
 from worker.engine.networks.links import EndpointPlan
 from worker.engine.networks.records import (
     GATE,
     GATEWAY_NETWORK,
+    OPTION_MTU,
     EndpointRecord,
     NetworkRecord,
     PublishedPort,
@@ -91,7 +92,7 @@ def check(request: NetworkRequest, catalog: Catalog, default_ip: str) -> list[Ne
     """All that can be said of a request before anything is allocated; answers the networks to join."""
     networks = wanted_networks(request, catalog)
     for record in networks:
-        if record.bridge:
+        if record.joinable and not record.is_overlay:
             check_settings(record, settings_for(record, request), catalog)
     files.check_dns(request.dns)
     for entry in request.extra_hosts:
@@ -119,7 +120,7 @@ def endpoint(
     identity = hex_id()
     if record.is_overlay:
         return overlay_endpoint(record, settings, identity, container_name, container_id, interface)
-    if not record.bridge:
+    if not record.joinable:
         return EndpointRecord(id=identity, network_id=record.id, network_name=record.name)
     wished = check_settings(record, settings, catalog)
     subnet = catalog.subnets[record.id]
@@ -137,10 +138,11 @@ def endpoint(
         network_name=record.name,
         address=str(address),
         prefix_len=subnet.network.prefixlen,
-        gateway="" if record.internal else str(subnet.gateway),
+        gateway="" if record.internal or record.parent == macvlan.lone(record.id) else str(subnet.gateway),
         mac=check_mac(mac) if mac else mac_of(address),
         interface=interface,
-        link=f"sv{identity[:12]}",
+        link="" if record.parent else f"sv{identity[:12]}",
+        parent=record.parent,
         names=tuple(dict.fromkeys(name for name in (*own, *aliases) if name)),
         aliases=aliases,
         links=tuple(settings.links or ()),
@@ -250,6 +252,11 @@ def gateway_endpoint(endpoints: Iterable[EndpointRecord]) -> EndpointRecord | No
     return next((made for made in endpoints if made.gateway), None)
 
 
+def publishing_endpoint(endpoints: Iterable[EndpointRecord]) -> EndpointRecord | None:
+    """The endpoint that published ports lead to: packets of the others don't pass this host."""
+    return gateway_endpoint(made for made in endpoints if not made.parent)
+
+
 def plans(record: SandboxRecord, catalog: Catalog, overlays: Path) -> list[EndpointPlan]:
     """The links to make for a sandbox. `overlays`: where the namespaces of overlay networks are."""
     first = gateway_endpoint(record.endpoints)
@@ -262,13 +269,20 @@ def plans(record: SandboxRecord, catalog: Catalog, overlays: Path) -> list[Endpo
             address=made.address,
             prefix_len=made.prefix_len,
             gateway=made.gateway if made is first else "",
-            mtu=catalog.networks[made.network_id].mtu,
+            mtu=_mtu(catalog.networks[made.network_id]),
             within=overlays / made.network_id if made.overlay else None,
             routes=made.routes,
+            parent=made.parent,
+            mode=macvlan.mode(catalog.networks[made.network_id].options) if made.parent else 0,
         )
         for made in record.endpoints
-        if made.link
+        if made.link or made.parent
     ]
+
+
+def _mtu(record: NetworkRecord) -> int:
+    """0: that of the parent."""
+    return 0 if record.parent and OPTION_MTU not in record.options else record.mtu
 
 
 def next_interface(record: SandboxRecord) -> str:
@@ -304,6 +318,8 @@ def ports_view(exposed: Iterable[str], published: Iterable[PublishedPort]) -> di
 def view(record: SandboxRecord) -> Sandbox:
     """What containers see of their sandbox."""
     directory = Path(record.files_of or record.directory)
+    # Neither do ports of a container whose networks publish none show.
+    hidden = record.mode == HOST or (bool(record.endpoints) and all(made.parent for made in record.endpoints))
     return Sandbox(
         netns=Path(record.netns) if record.netns else None,
         endpoints={
@@ -311,7 +327,7 @@ def view(record: SandboxRecord) -> Sandbox:
             for made in record.endpoints
             if made.network_name != GATEWAY_NETWORK or len(record.endpoints) == 1
         },
-        ports=ports_view(record.exposed if record.mode != HOST else (), record.published),
+        ports=ports_view(() if hidden else record.exposed, record.published),
         hosts=directory / "hosts",
         hostname=directory / "hostname",
         resolv_conf=directory / "resolv.conf",

@@ -20,12 +20,12 @@ from api.errors import Internal
 from api.wire.ipam import parse_routes
 from base import faultpoint
 from base.offload import Pool
-from worker.engine.networks import conntrack, links, rules
+from worker.engine.networks import conntrack, links, macvlan, rules
 from worker.engine.networks.flows import forget_udp
 from worker.engine.networks.links import BridgePlan, EndpointPlan, Links
 from worker.engine.networks.nft import Nft
 from worker.engine.networks.ports import HostPorts, PortWish
-from worker.engine.networks.records import NetworkRecord, PublishedPort, SandboxRecord
+from worker.engine.networks.records import EndpointRecord, NetworkRecord, PublishedPort, SandboxRecord
 from worker.engine.networks.rules import BridgeRules
 from worker.engine.syscalls import netns
 
@@ -83,12 +83,24 @@ class Plumbing:
     async def link_exists(self, name: str) -> bool:
         return await self._pool.run(links.index_of, name) is not None
 
-    async def ensure_bridge(self, record: NetworkRecord) -> None:
-        """Idempotent. Raises Conflict when the name is another kind of link's."""
+    async def ensure_network(self, record: NetworkRecord) -> None:
+        """The host's link of a network, if that is ours. Idempotent. Raises Conflict when the name is another kind of
+        link's."""
+        if record.parent:
+            if record.parent_made:
+                await self._run(Links.ensure_parent, record.parent, macvlan.vlan(record.parent))
+                faultpoint.reach("parent.made")
+            return
         prefix = record.subnet.partition("/")[2]
         plan = BridgePlan(record.bridge, f"{record.gateway}/{prefix}", record.mtu, filtered=not record.icc)
         await self._run(Links.ensure_bridge, plan)
         faultpoint.reach("bridge.made")
+
+    async def remove_network(self, record: NetworkRecord) -> None:
+        """The host's link of a network, if that is ours; idempotent."""
+        ours = record.parent if record.parent_made else record.bridge
+        if ours:
+            await self.remove_link(ours)
 
     async def remove_link(self, name: str) -> None:
         await self._run(Links.remove, name)
@@ -186,9 +198,24 @@ class Plumbing:
         await self._run(Links.add_endpoint, plan, Path(record.netns))
         faultpoint.reach("link.made")
 
-    async def leave(self, record: SandboxRecord, link: str, gateway: str) -> None:
+    async def remove_endpoint(self, record: SandboxRecord, made: EndpointRecord) -> None:
+        """The links of one endpoint of a running sandbox; idempotent."""
+        if made.parent:
+            await self._pool.run(links.remove_inside, Path(record.netns), made.interface)
+        else:
+            await self.remove_link(made.link)
+
+    async def endpoint_exists(self, record: SandboxRecord, made: EndpointRecord) -> bool:
+        """Whether a running sandbox has the link of an endpoint. One of an overlay is not looked for."""
+        if made.overlay or not (made.link or made.parent):
+            return True
+        if made.link:
+            return await self.link_exists(made.link)
+        return await self._pool.run(_has_link, Path(record.netns), made.interface)
+
+    async def leave(self, record: SandboxRecord, made: EndpointRecord, gateway: str) -> None:
         """Take an endpoint's link away and point the default route at what is left."""
-        await self.remove_link(link)
+        await self.remove_endpoint(record, made)
         faultpoint.reach("link.removed")
         await self._pool.run(links.set_default_route, Path(record.netns), gateway)
 
@@ -225,6 +252,10 @@ def _make(path: Path) -> int:
     links.make_sandbox(path)
     faultpoint.reach("netns.made")
     return netns.identity(path)
+
+
+def _has_link(path: Path, name: str) -> bool:
+    return netns.is_namespace(path) and netns.call(path, lambda: links.index_of(name)) is not None
 
 
 def _find_again(path: Path, inode: int) -> bool:

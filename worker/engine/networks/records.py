@@ -45,7 +45,11 @@ class NetworkRecord(Record, kw_only=True, frozen=True):
     gateway_given: bool = False
     """The user named the gateway: shown on inspect also on the default bridge."""
     bridge: str = ""
-    """Name of the bridge link; empty for the drivers host and null."""
+    """Name of the bridge link; empty for the drivers that have none."""
+    parent: str = ""
+    """Of a macvlan network: the host's link that its containers' links are on."""
+    parent_made: bool = False
+    """That link is ours, and goes with the network."""
     options: dict[str, str] = {}
     labels: dict[str, str] = {}
     pools: tuple[tuple[str, str], ...] = ()
@@ -58,7 +62,7 @@ class NetworkRecord(Record, kw_only=True, frozen=True):
     @property
     def joinable(self) -> bool:
         """Containers have an address of their own on it."""
-        return bool(self.bridge) or self.is_overlay
+        return bool(self.bridge or self.parent) or self.is_overlay
 
     def option(self, name: str, default: str) -> str:
         """A driver option's text."""
@@ -96,6 +100,8 @@ class EndpointRecord(Record, kw_only=True, frozen=True):
     """Inside: eth0, eth1 ..."""
     link: str = ""
     """The host's end of the veth pair."""
+    parent: str = ""
+    """In place of a pair: the host's link that the container's own is on (macvlan)."""
     names: tuple[str, ...] = ()
     """What other containers on the network may call it: container name, short id, aliases."""
     aliases: tuple[str, ...] = ()

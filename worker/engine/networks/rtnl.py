@@ -22,6 +22,7 @@ _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_PROTINFO, _IFLA_LINK
     1, 3, 4, 10, 12, 18, 28,
 )  # fmt: skip
 _INFO_KIND, _INFO_DATA, _VETH_PEER = 1, 2, 1
+_IFLA_LINK, _MACVLAN_MODE = 5, 1
 _BRPORT_MODE, _BRPORT_LEARNING, _BRPORT_UNICAST_FLOOD = 4, 8, 9
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
 _RTA_DST, _RTA_GATEWAY = 1, 5
@@ -115,6 +116,20 @@ class RouteSocket:
             + _attribute(_IFLA_LINKINFO | _NESTED, information)
         )
         self._request(_NEWLINK, _CREATE | _EXCLUSIVE, body, f"add veth {name}")
+
+    def add_macvlan(self, name: str, *, parent: int, mode: int, mac: str, namespace: int, mtu: int = 0) -> None:
+        """`name` in the namespace of the descriptor, on the link `parent` here; with 0 its MTU is the parent's."""
+        information = _text(_INFO_KIND, "macvlan") + _attribute(_INFO_DATA, _number(_MACVLAN_MODE, mode))
+        body = (
+            _link_header()
+            + _text(_IFLA_IFNAME, name)
+            + _attribute(_IFLA_ADDRESS, bytes.fromhex(mac.replace(":", "")))
+            + (_number(_IFLA_MTU, mtu) if mtu else b"")
+            + _number(_IFLA_LINK, parent)
+            + _number(_IFLA_NET_NS_FD, namespace)
+            + _attribute(_IFLA_LINKINFO | _NESTED, information)
+        )
+        self._request(_NEWLINK, _CREATE | _EXCLUSIVE, body, f"add macvlan {name}")
 
     def hairpin(self, index: int) -> None:
         """Let a bridge port send back what came from it."""
