@@ -126,23 +126,41 @@ def test_endless_bodies(hard: Lab, path: str) -> None:
     assert memory(hard) - before < 48 * MIB
 
 
-def test_idle_connections_and_streams(hard: Lab) -> None:
+IDLE = 1000
+STREAMS = {
+    "events": b"GET /v1.24/events HTTP/1.1\r\nHost: x\r\n\r\n",
+    "logs": b"GET /v1.24/containers/quiet/logs?follow=1&stdout=1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+    "attach": b"POST /v1.24/containers/quiet/attach?stream=1&stdout=1 HTTP/1.1\r\nHost: x\r\n"
+    b"Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n",
+    "a request that never ends": b"GET /v1.24/info HTTP/1.1\r\nHo",
+}
+
+
+def test_a_thousand_idle_streams(hard: Lab) -> None:
     docker = Docker(hard.socket("m1"))
-    before = docker.http("GET", "/v1.24/info").value
+    docker.ok(
+        "run", "-d", "--name", "quiet", "busybox", "sh", "-c", "while ! test -e /go; do sleep 0.1; done; echo gone"
+    )
+    before, used = docker.http("GET", "/v1.24/info").value, memory(hard)
     with contextlib.ExitStack() as stack:
-        links = [stack.enter_context(connect(hard)) for _ in range(500)]
-        for number, link in enumerate(links):
-            if number % 2:
-                link.sendall(b"GET /v1.24/events HTTP/1.1\r\nHost: x\r\n\r\n")
-            else:
-                link.sendall(b"GET /v1.24/info HTTP/1.1\r\nHo")  # never ends
-        until(
-            lambda: docker.http("GET", "/v1.24/info").value["NEventsListener"] >= before["NEventsListener"] + 250,
-            timeout_s=20,
-            what="all streams to be served",
-        )
+        links = {name: [stack.enter_context(connect(hard)) for _ in range(IDLE // 4)] for name in STREAMS}
+        for name, question in STREAMS.items():
+            for link in links[name]:
+                link.sendall(question)
+        for name in ("events", "logs", "attach"):
+            for link in links[name]:
+                assert link.recv(12) in (b"HTTP/1.1 200", b"HTTP/1.1 101"), name
+        assert docker.http("GET", "/v1.24/info").value["NEventsListener"] >= before["NEventsListener"] + IDLE // 4
         assert_prompt(hard)
         assert docker.ok("run", "--rm", "busybox", "echo", "served") == "served"
+        print(f"{IDLE} idle streams take {(memory(hard) - used) / MIB:.1f} MiB")
+        # None of them has been forgotten.
+        docker.ok("exec", "quiet", "touch", "/go")
+        for name in ("logs", "attach"):
+            for link in links[name]:
+                assert b"gone\n" in rest(link), name
+        assert_prompt(hard)
+    docker.ok("rm", "-f", "quiet")
     until(
         lambda: docker.http("GET", "/v1.24/info").value["NFd"] <= before["NFd"] + 2,
         timeout_s=20,

@@ -18,6 +18,9 @@ from worker.engine.parts import Exit, LogEnd
 from worker.engine.runtime import frames
 
 _T = TypeVar("_T")
+DIAL_SECONDS = 20.0
+"""A monitor accepts within that; one that does not counts as one that does not listen."""
+_DIAL_AGAIN_SECONDS = 0.005
 READ_AHEAD = 512 * 1024
 """Bytes of output the daemon holds for one attacher before it lets the socket fill."""
 
@@ -181,7 +184,8 @@ class MonitoredProcess(asyncio.Protocol):
 
     async def _connect_stream(self) -> MonitorStream:
         stream = MonitorStream()
-        await asyncio.get_running_loop().create_unix_connection(lambda: stream, str(self.directory / "sock"))
+        peer = await _dial(self.directory / "sock")
+        await asyncio.get_running_loop().create_unix_connection(lambda: stream, sock=peer)
         await stream.ready()
         return stream
 
@@ -303,10 +307,26 @@ async def connect(
     process = MonitoredProcess(directory, exit_file, on_lost)
     if existing is not None:
         existing.setblocking(False)
-        await loop.create_unix_connection(lambda: process, sock=existing)
-    else:
-        await loop.create_unix_connection(lambda: process, str(directory / "sock"))
+    await loop.create_unix_connection(lambda: process, sock=existing or await _dial(directory / "sock"))
     return process
+
+
+async def _dial(path: Path) -> socket.socket:
+    """Connect to a monitor. A unix socket on which too many wait to be accepted says EAGAIN, which asyncio takes for a
+    connection that is under way: one that never comes. Raises OSError."""
+    peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    peer.setblocking(False)
+    try:
+        async with asyncio.timeout(DIAL_SECONDS):
+            while True:
+                try:
+                    peer.connect(str(path))
+                    return peer
+                except BlockingIOError:
+                    await asyncio.sleep(_DIAL_AGAIN_SECONDS)
+    except BaseException:
+        peer.close()
+        raise
 
 
 def _log_end(told: dict[str, Any] | None) -> LogEnd | None:
