@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from lab.wait import until
 from tests.integration.shoald import Api, unframed
 
 pytestmark = pytest.mark.root
@@ -142,9 +143,13 @@ def test_what_is_listed(api: Api) -> None:
 )
 def test_top(api: Api) -> None:
     api.run("one", "sh", "-c", "sleep 1001 & exec sleep 1000")
+
+    def commands() -> list[str]:
+        return sorted(row[-1] for row in api.ok("GET", "/containers/one/top")["Processes"])
+
+    until(lambda: commands() == ["sleep 1000", "sleep 1001"], timeout_s=20, what="the shell to have become a sleep")
     shown = api.ok("GET", "/containers/one/top")
     assert shown["Titles"] == ["UID", "PID", "PPID", "C", "STIME", "TTY", "TIME", "CMD"]
-    assert sorted(row[-1] for row in shown["Processes"]) == ["sleep 1000", "sleep 1001"]
     assert api.ok("GET", "/containers/one/top", ps_args="-ef")["Titles"] == shown["Titles"]
     assert str(api.inspect("one")["State"]["Pid"]) in [row[1] for row in shown["Processes"]]
     other = api("GET", "/containers/one/top", ps_args="-o pid,comm")
