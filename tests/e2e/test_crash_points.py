@@ -10,17 +10,15 @@ from __future__ import annotations
 import http.client
 import os
 import random
-from collections.abc import Iterator
 
 import pytest
 
 from base import faultpoint
-from lab.lab import Lab, running
+from lab.lab import Lab
 from lab.paths import LabError
 from lab.state import alive
 from lab.wait import until
 from tests.e2e.client import Docker
-from tests.e2e.conftest import RUN
 from tests.e2e.test_crashes import User, settled
 
 LONG = bool(os.environ.get("SHOAL_LONG"))
@@ -56,6 +54,14 @@ class Driver(User):
                 return
         raise AssertionError(f"{point} was never reached")
 
+    def leave_nothing(self) -> None:
+        if self.container != "absent":
+            self.remove()
+        if self.volume == "present":
+            self.toggle_volume()
+        if self.network == "present":
+            self.toggle_network()
+
     def _circle(self) -> None:
         if self.network == "absent":
             self.toggle_network()
@@ -66,40 +72,45 @@ class Driver(User):
         self.toggle_connection()
         self.toggle_connection()
         self.kill()
-        self.remove()
-        if self.volume == "present":
-            self.toggle_volume()
-        self.toggle_network()
-
-
-@pytest.fixture
-def pointed() -> Iterator[Lab]:
-    with running(f"{RUN}-point", registry=False) as lab:
-        yield lab
+        self.leave_nothing()
 
 
 @pytest.mark.timeout(60 + 20 * len(POINTS) * len(TIMES))
-def test_a_crash_at_every_point(pointed: Lab) -> None:
-    docker = Docker(pointed.socket("m1"))
+def test_a_crash_at_every_point(single: Lab, docker: Docker) -> None:
     driver = Driver(0, docker, Always())
-    pointed.kill("m1")
+    single.kill("m1")
     last = ""
     for point in [*(f"{point}:{times}" for times in TIMES for point in POINTS), ""]:
         # A point counts from the moment that the engine is ready, and who only looks reaches none: the one that shows
         # what the last crash left is the one that dies next.
-        pointed.start("m1", env={faultpoint.VARIABLE: point})
+        single.start("m1", env={faultpoint.VARIABLE: point})
         try:
-            settled(pointed, docker)
+            settled(single, docker)
             driver.check()
         except AssertionError as error:
             raise AssertionError(f"{last}: {error}") from None
         if point:
             driver.until_it_dies(point)
-            until(lambda: not alive(pointed.host("m1").daemon), timeout_s=10, what="the engine to end")
+            until(lambda: not alive(single.host("m1").daemon), timeout_s=10, what="the engine to end")
         last = point
+    driver.leave_nothing()
 
 
 def test_a_point_that_there_is_not(single: Lab) -> None:
     single.stop("m1")
     with pytest.raises(LabError, match="SHOAL_CRASH_AT: there is no point 'nowhere'"):
         single.start("m1", env={faultpoint.VARIABLE: "nowhere"})
+
+
+def test_a_macvlan_network_of_which_the_parent_is_made(single: Lab, docker: Docker) -> None:
+    single.kill("m1")
+    single.start("m1", env={faultpoint.VARIABLE: "parent.made"})
+    with pytest.raises((OSError, http.client.HTTPException)):
+        docker.http("POST", "/v1.24/networks/create", {"Name": "lone", "Driver": "macvlan"})
+    until(lambda: not alive(single.host("m1").daemon), timeout_s=10, what="the engine to end")
+    single.start("m1")
+    link = f"dm-{docker.inspect('lone')['Id'][:12]}"  # its record was written first: the network is there, and whole
+    assert docker.ok("run", "--rm", "--network", "lone", "busybox", "ls", "/sys/class/net").split() == ["eth0", "lo"]
+    assert link in single.run("m1", "ip", "link").stdout
+    docker.ok("network", "rm", "lone")
+    assert link not in single.run("m1", "ip", "link").stdout

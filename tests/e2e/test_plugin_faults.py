@@ -21,6 +21,9 @@ from tests.e2e.client import Docker
 from tests.e2e.plugins import FULL, NAME, create, inspect, installed, process, publish
 
 ROUNDS = 60 if os.environ.get("SHOAL_LONG") else 3
+POINTS = ["records.plugins.before", "plugin.mounted", "plugin.running"]
+if os.environ.get("SHOAL_LONG"):
+    POINTS += ["records.plugins.after", "monitor.directory"]
 SEED = int(os.environ.get("SHOAL_CRASH_SEED", "3"))
 PULL, ENABLE, DISABLE, REMOVE = (
     ("POST", f"/v1.24/plugins/pull?name={NAME}"),
@@ -181,10 +184,7 @@ def test_a_crash_while_one_is_made(single: Lab, docker: Docker) -> None:
     assert plugins.differences(single, docker) == []
 
 
-@pytest.mark.parametrize(
-    "point",
-    ["records.plugins.before", "records.plugins.after", "plugin.mounted", "monitor.directory", "plugin.running"],
-)
+@pytest.mark.parametrize("point", POINTS)
 def test_enabling_ends_at_a_point(single: Lab, docker: Docker, point: str) -> None:
     publish(docker)
     assert docker.http(*PULL).status == 200
