@@ -198,3 +198,20 @@ def test_an_endpoint_that_a_crash_left_half_made_goes(tmp_path: Path) -> None:
             assert inside(one, "eth1")
 
     alone(body)
+
+
+def test_one_that_starts_again_at_once_has_its_address(tmp_path: Path) -> None:
+    """The kernel lets nobody have a hardware address on a parent while another has it, if only in a namespace that is
+    on its way out."""
+
+    async def body() -> None:
+        await asyncio.to_thread(wire, tmp_path, "10.77.0.200")
+        async with controller(tmp_path) as networks:
+            await networks.create(wanted("lan", "10.77.0.0/24", parent="wire0"))
+            wish = EndpointSettings(ipam_config=EndpointIPAMConfig(ipv4_address="10.77.0.9"))
+            for _ in range(20):
+                one = await networks.attach(request(tmp_path, "one", "lan", endpoints={"lan": wish}))
+                assert one.endpoints["lan"].ip_address == "10.77.0.9"
+                await networks.detach(("one" * 64)[:64])
+
+    alone(body)

@@ -223,7 +223,8 @@ class Plumbing:
         """Ports and namespace. Links go with the namespace, soon after: see `links_gone`."""
         await self.unpublish(record.published)
         if record.owned and record.netns:
-            await self._pool.run(netns.remove, Path(record.netns))
+            names = [made.interface for made in record.endpoints if made.parent]
+            await self._pool.run(_remove_namespace, Path(record.netns), names)
             faultpoint.reach("netns.removed")
 
     async def links_gone(self, record: SandboxRecord) -> None:
@@ -252,6 +253,14 @@ def _make(path: Path) -> int:
     links.make_sandbox(path)
     faultpoint.reach("netns.made")
     return netns.identity(path)
+
+
+def _remove_namespace(path: Path, interfaces: Sequence[str]) -> None:
+    """Its macvlan links first: with the namespace they go only soon after, and until then nobody else can have their
+    hardware addresses on that parent."""
+    for name in interfaces if netns.is_namespace(path) else ():
+        links.remove_inside(path, name)
+    netns.remove(path)
 
 
 def _has_link(path: Path, name: str) -> bool:
