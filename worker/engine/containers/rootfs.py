@@ -119,9 +119,10 @@ class Rootfs:
 
     def _remove(self, container_id: str) -> None:
         _unmount_all(self._layout.merged(container_id))
-        faultpoint.reach("root.removing")
-        remove_tree(self._layout.directory(container_id))
         remove_tree(self._layout.bundle(container_id))
+        faultpoint.reach("root.removing")
+        # Last: by its directory the next daemon finds what a crash has left of a container that has no record any more.
+        remove_tree(self._layout.directory(container_id))
 
     async def close(self) -> None:
         """Wait for what is being taken away."""
