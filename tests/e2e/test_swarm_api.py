@@ -189,7 +189,7 @@ def test_the_spec_of_a_swarm_is_changed(one: Docker) -> None:
         ({"ListenAddr": "0.0.0.0:99999"}, "ListenAddr"),
         ({"AdvertiseAddr": "0.0.0.0"}, "AdvertiseAddr"),
         ({"AdvertiseAddr": "nowhere"}, "AdvertiseAddr"),
-        ({"Spec": {"CAConfig": {"NodeCertExpiry": 1_000_000_000}}}, "NodeCertExpiry"),
+        ({"Spec": {"CAConfig": {"NodeCertExpiry": 1_000_000_000}}}, "minimum certificate expiry time"),
         ({"Spec": {"CAConfig": {"ExternalCAs": [{"Protocol": "acme", "URL": "https://ca"}]}}}, "acme"),
         ({"Spec": {"Raft": {"HeartbeatTick": 3, "ElectionTick": 3}}}, "ElectionTick"),
         ({"Spec": {"Raft": {"SnapshotInterval": -1}}}, "SnapshotInterval"),
