@@ -111,7 +111,7 @@ def test_a_pull(single: Lab, docker: Docker, delay_s: float) -> None:
 
 @pytest.mark.parametrize("point", POINTS)
 def test_a_pull_for_a_container_that_ends_at_a_point(single: Lab, docker: Docker, point: str) -> None:
-    docker.run("rmi", "alpine")
+    docker.run("rmi", "alpine", "busybox")  # both: they share their layer
     single.kill("m1")
     single.start("m1", env={faultpoint.VARIABLE: point})
     docker.bad("run", "--rm", "alpine", "true")
@@ -121,3 +121,4 @@ def test_a_pull_for_a_container_that_ends_at_a_point(single: Lab, docker: Docker
     assert docker.ok("run", "--rm", "alpine", "echo", "works") == "works"
     docker.ok("rmi", "alpine")
     check_nothing_dangles(single, docker)
+    docker.ok("pull", "-q", "busybox")
