@@ -65,12 +65,18 @@ def parse(output: str) -> Json | None:
         return None
 
 
+_UNORDERED = ("Binds", "Env")
+"""The docker CLI sends these as its own maps happen to be walked."""
+
+
 def value(found: Json, places: dict[str, str] | None = None, key: str = "") -> Json:
     """A JSON value without what is of one run only."""
     if isinstance(found, dict):
         return {text(each): value(inner, places, each) for each, inner in sorted(found.items())}
     if isinstance(found, list):
         items = [value(inner, places) for inner in found]
+        if key in _UNORDERED:
+            return sorted(items, key=str)
         return sorted(items, key=_destination) if _are_mounts(items) else items
     if key in _NUMBERS and isinstance(found, int) and found:
         return f"<{key}>"

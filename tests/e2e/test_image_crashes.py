@@ -111,14 +111,16 @@ def test_a_pull(single: Lab, docker: Docker, delay_s: float) -> None:
 
 @pytest.mark.parametrize("point", POINTS)
 def test_a_pull_for_a_container_that_ends_at_a_point(single: Lab, docker: Docker, point: str) -> None:
-    docker.run("rmi", "alpine", "busybox")  # both: they share their layer
+    image = f"10.99.0.250:5000/mine/{point}:v1"  # of a layer that no other image has
+    assert build(docker, context(f"FROM busybox\nCOPY file /{point}\n", {"file": point}), {"t": image}).image
+    docker.ok("push", "-q", image)
+    docker.ok("rmi", image)
     single.kill("m1")
     single.start("m1", env={faultpoint.VARIABLE: point})
-    docker.bad("run", "--rm", "alpine", "true")
+    docker.bad("run", "--rm", image, "true")
     until(lambda: not alive(single.host("m1").daemon), timeout_s=10, what="the engine to end")
     single.start("m1")
     check_nothing_dangles(single, docker)
-    assert docker.ok("run", "--rm", "alpine", "echo", "works") == "works"
-    docker.ok("rmi", "alpine")
+    assert docker.ok("run", "--rm", image, "cat", f"/{point}") == point
+    docker.ok("rmi", image)
     check_nothing_dangles(single, docker)
-    docker.ok("pull", "-q", "busybox")

@@ -220,7 +220,7 @@ def test_a_killed_leader_is_replaced(swarm_lab: Lab) -> None:
     wait_running(swarm_lab, "kept", 6, via=follower)
     swarm_lab.start(first)
     swarm.wait_ready(swarm_lab, 5)
-    assert leader(swarm_lab, first) is not None
+    until(lambda: leader(swarm_lab, first), timeout_s=10, what="the one that came back to know the leader")
     labels = json.loads(cli(swarm_lab, first).ok("service", "inspect", "kept"))[0]["Spec"]["Labels"]
     assert labels["changed"] == "yes"
 
