@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lab import cgroups
-from lab.paths import ROOT, LabError, base_environment, disk_dir, run_dir
+from lab.paths import ROOT, LabError, base_environment, disk_dir, make_directory, run_dir
 from lab.state import Host, Process, alive, born
 from lab.wait import until
 
@@ -160,7 +160,7 @@ def _directories(lab: str, host: str, known: dict[str, str]) -> list[tuple[str, 
     run, lib, etc = host_run(lab, host), host_lib(lab, host), run_dir(lab) / host / "etc"
     shutil.rmtree(run, ignore_errors=True)
     for directory in (run, lib, etc):
-        directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
     (run / "lock").mkdir()
     hosts = "127.0.0.1 localhost\n::1 localhost\n" + "".join(f"{ip} {name}\n" for name, ip in known.items())
     # Nobody answers there: a look-up fails at once instead of after a time-out.

@@ -4,6 +4,7 @@ Invariant: every path a lab makes lies below `run_dir(name)`, `disk_dir(name)` o
 `down` can remove it without knowing how far `up` came.
 """
 
+import contextlib
 import os
 import shutil
 import sys
@@ -17,6 +18,7 @@ VENV_BIN = Path(sys.prefix) / "bin"
 RUN = Path("/run/shoal-lab")
 DISK = Path("/var/lib/shoal-lab")
 CGROUP = "shoal-lab"
+PARENT_TRIES = 20
 
 
 class LabError(Exception):
@@ -74,3 +76,12 @@ def base_environment() -> dict[str, str]:
         "TERM": os.environ.get("TERM", "dumb"),
         "LANG": os.environ.get("LANG", "C.UTF-8"),
     }
+
+
+def make_directory(directory: Path) -> None:
+    """With its parents. The ones that labs share may be taken away meanwhile, by a lab that thinks itself the last."""
+    for _ in range(PARENT_TRIES):
+        with contextlib.suppress(FileNotFoundError):
+            directory.mkdir(parents=True, exist_ok=True, mode=0o755)
+            return
+    directory.mkdir(parents=True, exist_ok=True, mode=0o755)

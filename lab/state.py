@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from lab.paths import RUN, LabError, run_dir
+from lab.paths import RUN, LabError, make_directory, run_dir
 
 Engine = Literal["shoald", "dockerd"]
 
@@ -71,7 +71,7 @@ def load(lab: str) -> State:
 def save(state: State) -> None:
     """Replace the state file."""
     path = path_of(state.name)
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+    make_directory(path.parent)
     temporary = path.with_suffix(".new")
     temporary.write_bytes(msgspec.json.format(msgspec.json.encode(state)))
     os.replace(temporary, path)

@@ -64,7 +64,8 @@ def test_an_update_to_an_image_that_exits_at_once(api: Swarm) -> None:
     api.until(lambda: paused(api, "brief"), "brief", "the update to pause")
     assert "task: non-zero exit (1)" in errors(api, "brief")
     api.until(lambda: len(errors(api, "brief")) >= 4, "brief", "the restart policy to try again")
-    assert len(before & {task["ID"] for task in api.tasks("brief", "running")}) == 2, "the others run on"
+    # A task that ran for a moment counts as updated, so the next one may be on its way when the first has failed.
+    assert before & {task["ID"] for task in api.tasks("brief", "running")}, "others run on"
     assert len(api.tasks("brief")) <= 2 + 6, "the history has its limit"
 
 
