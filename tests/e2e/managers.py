@@ -19,6 +19,7 @@ def cli(lab: Lab, host: str = "m1") -> Docker:
 
 
 def leader(lab: Lab, via: str) -> str | None:
+    """Host name of the leader, None while there is none (or `via` can't tell)."""
     try:
         rows = swarm.nodes(lab, via)
     except LabError:

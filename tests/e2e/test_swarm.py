@@ -15,6 +15,7 @@ from lab.paths import LabError
 from lab.wait import until
 from tests.e2e.client import Docker
 from tests.e2e.conftest import SPARE
+from tests.e2e.managers import leader
 
 HOSTS = ("m1", "m2", "m3", "w1", "w2")
 
@@ -54,16 +55,6 @@ def containers(lab: Lab, service: str, hosts: tuple[str, ...] = HOSTS) -> dict[s
     """Running containers of a service on each host, as its engine sees them."""
     label = f"label=com.docker.swarm.service.name={service}"
     return {host: cli(lab, host).ok("ps", "-q", "--filter", label).split() for host in hosts}
-
-
-def leader(lab: Lab, via: str) -> str | None:
-    """Host name of the leader, None while there is none (or `via` can't tell)."""
-    try:
-        rows = swarm.nodes(lab, via)
-    except LabError:
-        return None
-    found = [row["Hostname"] for row in rows if row["ManagerStatus"] == "Leader"]
-    return found[0] if len(found) == 1 else None
 
 
 def node_is(lab: Lab, host: str, status: str, via: str = "m1") -> Callable[[], bool]:
